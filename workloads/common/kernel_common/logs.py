@@ -1,8 +1,8 @@
 """JSON logs, one object a line, on standard error.
 
-What a record carries in ``extra`` becomes a field of its own (``tenant``, ``module``, ...). A URL
-with credentials in it is shown without its password wherever it stands in a message or in a
-traceback: drivers put connection strings into their errors.
+What a record carries in ``extra=about(tenant=..., module=...)`` becomes fields of its own. A URL with
+credentials in it is shown without its password wherever it stands in a message or in a traceback:
+drivers put connection strings into their errors.
 """
 
 import json
@@ -11,7 +11,6 @@ import re
 import sys
 from datetime import UTC, datetime
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?P<user>[^\s:/@]*):[^\s@/]+@", re.IGNORECASE)
 
 
@@ -20,8 +19,13 @@ def without_passwords(text: str) -> str:
     return _CREDENTIALS.sub(r"\g<scheme>\g<user>:***@", text)
 
 
+def about(**fields: str | int | float) -> dict[str, dict[str, str | int | float]]:
+    """The ``extra`` of a log call that gives its line these fields."""
+    return {"fields": fields}
+
+
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one line of JSON: ts, level, logger, msg, its extras, and error."""
+    """Formats a record as one line of JSON: ts, level, logger, msg, its fields, and error."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, object] = {
@@ -31,9 +35,8 @@ class JsonFormatter(logging.Formatter):
             "msg": without_passwords(record.getMessage()),
         }
         entry.update(
-            (name, value if isinstance(value, int | float | bool) else without_passwords(str(value)))
-            for name, value in vars(record).items()
-            if name not in _STANDARD and not name.startswith("_") and value is not None
+            (name, without_passwords(value) if isinstance(value, str) else value)
+            for name, value in getattr(record, "fields", {}).items()
         )
         if record.exc_info:
             entry["error"] = without_passwords(self.formatException(record.exc_info))

@@ -1,0 +1,92 @@
+"""Puts the operator together and runs it until it is told to stop."""
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+
+import kopf
+from aiohttp import web
+
+from kernel_operator.cluster import Cluster
+from kernel_operator.handlers import registry
+from kernel_operator.http import Health, application
+from kernel_operator.kube import MODULES, TENANTS, Kube
+from kernel_operator.loop import compare_periodically, work
+from kernel_operator.queue import WorkQueue
+from kernel_operator.reconcile.modules import ModuleReconciler
+from kernel_operator.reconcile.report import Reporter
+from kernel_operator.reconcile.tenants import TenantReconciler
+from kernel_operator.settings import Settings
+from kernel_operator.systems import Systems
+
+log = logging.getLogger(__name__)
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Run until ``stop`` is set."""
+    kube, cluster, queue = Kube(), Cluster(), WorkQueue()
+    health = Health(queue, cluster, settings.operator_stall_seconds)
+    reporter = Reporter(kube, cluster)
+    async with AsyncExitStack() as stack:
+        await _serve(stack, settings, health)
+        systems = Systems(settings)
+        stack.push_async_callback(systems.close)
+        tenants = TenantReconciler(
+            kube,
+            cluster,
+            queue,
+            reporter,
+            postgres=systems.postgres,
+            clickhouse=systems.clickhouse,
+            valkey=systems.valkey,
+        )
+        modules = ModuleReconciler(
+            kube,
+            cluster,
+            reporter,
+            settings,
+            postgres=systems.postgres,
+            kafka=systems.kafka,
+            clickhouse=systems.clickhouse,
+            valkey=systems.valkey,
+        )
+        watching = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(loop)
+                for loop in (
+                    work(queue, TENANTS, tenants.reconcile),
+                    work(queue, MODULES, modules.reconcile),
+                    compare_periodically(kube, cluster, queue, settings.operator_resync_seconds),
+                    _prepare(systems, cluster, queue, health, watching),
+                    systems.keep_up("Kafka", systems.kafka.ensure_kernel_topics),
+                )
+            ]
+            await kopf.operator(
+                registry=registry(kube, cluster, queue),
+                clusterwide=True,
+                standalone=True,
+                stop_flag=stop,
+                ready_flag=watching,
+            )
+            for task in tasks:
+                task.cancel()
+
+
+async def _prepare(
+    systems: Systems, cluster: Cluster, queue: WorkQueue, health: Health, watching: asyncio.Event
+) -> None:
+    """Prepare PostgreSQL, have everything that waited for it looked at, tell that we are ready, and keep it up."""
+    await systems.postgres.prepare()
+    queue.submit([*cluster.keys(TENANTS), *cluster.keys(MODULES)])
+    await watching.wait()
+    health.ready = True
+    log.info("ready")
+    await systems.keep_up("PostgreSQL", systems.postgres.upkeep)
+
+
+async def _serve(stack: AsyncExitStack, settings: Settings, health: Health) -> None:
+    runner = web.AppRunner(application(health), access_log=None)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    await web.TCPSite(runner, settings.operator_http_host, settings.operator_http_port).start()

@@ -1,0 +1,250 @@
+"""Modules, in batches: what holds data first, side by side; what makes a module visible when all of that stands.
+
+So an update that can't be done leaves the running version as it was: routes, permissions and event
+rights in Valkey still are the former ones.
+"""
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from kernel_operator.cluster import Body, Cluster
+from kernel_operator.conditions import Condition
+from kernel_operator.credentials import SecretTaken, module_password, secret_name
+from kernel_operator.desired import ModuleState, Outcome, Refusal, Unavailable
+from kernel_operator.kube import FINALIZER, Kube, KubeError
+from kernel_operator.plan import missing_tenants, plan_module
+from kernel_operator.queue import Key
+from kernel_operator.reconcile.attempt import Result, attempt, attempt_all
+from kernel_operator.reconcile.finalizer import hold, release
+from kernel_operator.reconcile.report import Reporter
+from kernel_operator.resources import KernelModule
+from kernel_operator.resources.annotations import CONFIRM_DELETION, GROW_PARTITIONS, GROW_PARTITIONS_VALUE
+from kernel_operator.settings import Settings
+
+ACCEPTED, DATABASE, EVENTS, ANALYTICS, GATEWAY, TENANTS = (
+    "Accepted",
+    "DatabaseReady",
+    "EventsReady",
+    "AnalyticsReady",
+    "GatewayReady",
+    "TenantsReady",
+)
+_SYSTEMS = {DATABASE: "PostgreSQL", EVENTS: "Kafka", ANALYTICS: "ClickHouse", GATEWAY: "Valkey"}
+
+
+class ModuleDatabase(Protocol):
+    async def apply_module(self, module: ModuleState, password: str) -> Outcome: ...
+    async def remove_module(self, slug: str, *, drop_data: bool, uid: str) -> Outcome: ...
+
+
+class ModuleTopics(Protocol):
+    async def apply_modules(
+        self, modules: Sequence[ModuleState], *, allow_growth: Collection[str] = ()
+    ) -> Mapping[str, Outcome]: ...
+    async def remove_module(self, slug: str, *, drop_data: bool) -> Outcome: ...
+
+
+class ModuleAnalytics(Protocol):
+    async def apply_modules(self, modules: Sequence[ModuleState]) -> Mapping[str, Outcome]: ...
+    async def remove_module(self, slug: str, *, drop_data: bool) -> Outcome: ...
+
+
+class ModuleGateway(Protocol):
+    async def apply_modules(self, modules: Sequence[ModuleState]) -> Mapping[str, Outcome]: ...
+    async def remove_module(self, slug: str) -> Outcome: ...
+
+
+@dataclass(slots=True)
+class _Work:
+    key: Key
+    body: Body
+    module: KernelModule
+    state: ModuleState
+    results: dict[str, Result] = field(default_factory=dict)
+
+    @property
+    def stands(self) -> bool:
+        """All that was tried is as desired."""
+        return all(isinstance(r, Outcome) and r.refusal is None for r in self.results.values())
+
+
+class ModuleReconciler:
+    """Reconciles modules; see ``reconcile``."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        cluster: Cluster,
+        reporter: Reporter,
+        settings: Settings,
+        *,
+        postgres: ModuleDatabase,
+        kafka: ModuleTopics,
+        clickhouse: ModuleAnalytics,
+        valkey: ModuleGateway,
+    ) -> None:
+        self._kube, self._cluster, self._reporter, self._settings = kube, cluster, reporter, settings
+        self._postgres, self._kafka, self._clickhouse, self._valkey = postgres, kafka, clickhouse, valkey
+        self._applied: dict[Key, ModuleState] = {}
+        self._visible: dict[Key, str] = {}
+
+    async def reconcile(self, keys: Sequence[Key]) -> set[Key]:
+        """Bring the modules of ``keys`` to what their resources ask; returns the keys to try again."""
+        retry: set[Key] = set()
+        work: list[_Work] = []
+        for key, result in zip(
+            keys, await asyncio.gather(*(self._admit(key) for key in keys), return_exceptions=True), strict=True
+        ):
+            if isinstance(result, Unavailable) or result is False:
+                retry.add(key)
+            elif isinstance(result, BaseException):
+                raise result
+            elif isinstance(result, _Work):
+                work.append(result)
+        await asyncio.gather(self._topics(work), self._analytics(work), *(self._tables(item) for item in work))
+        await self._show(work)
+        for item, outcome in zip(
+            work, await asyncio.gather(*(self._finish(item) for item in work), return_exceptions=True), strict=True
+        ):
+            if isinstance(outcome, Unavailable) or outcome is True:
+                retry.add(item.key)
+            elif isinstance(outcome, BaseException):
+                raise outcome
+        return retry
+
+    async def _admit(self, key: Key) -> _Work | bool:
+        """What is to be done for ``key``; True when it is finished already, False when it must be tried again."""
+        body, module = self._cluster.body(key), self._cluster.module(key)
+        if body is None:
+            self._applied.pop(key, None)
+            self._visible.pop(key, None)
+            self._reporter.forget(key)
+            return True
+        if body["metadata"].get("deletionTimestamp"):
+            return await self._remove(key, body, module)
+        if module is None:
+            refusal = Refusal("InvalidSpec", str(self._cluster.invalid(key)))
+            await self._reporter.report(key, body, [Condition.refused(ACCEPTED, refusal)], {"phase": "Failed"})
+            return True
+        planned = plan_module(self._cluster, module, self._settings)
+        if isinstance(planned, Refusal):
+            running = (body.get("status") or {}).get("installedVersion")
+            fields = {"slug": module.slug, "phase": "Active" if running else "Failed"}
+            await self._reporter.report(key, body, [Condition.refused(ACCEPTED, planned)], fields)
+            return True
+        held = await hold(self._kube, self._cluster, key, body)
+        return True if held is None else _Work(key, held, module, planned)
+
+    async def _topics(self, work: list[_Work]) -> None:
+        growing = frozenset(
+            item.state.slug for item in work if item.module.annotations.get(GROW_PARTITIONS) == GROW_PARTITIONS_VALUE
+        )
+
+        async def apply(states: Sequence[ModuleState]) -> Mapping[str, Outcome]:
+            return await self._kafka.apply_modules(states, allow_growth=growing)
+
+        found = await attempt_all("Kafka", apply, [item.state for item in work], _slug)
+        for item in work:
+            item.results[EVENTS] = found[item.state.slug]
+
+    async def _analytics(self, work: list[_Work]) -> None:
+        found = await attempt_all("ClickHouse", self._clickhouse.apply_modules, [item.state for item in work], _slug)
+        for item in work:
+            item.results[ANALYTICS] = found[item.state.slug]
+
+    async def _tables(self, item: _Work) -> None:
+        item.results[DATABASE] = await attempt("PostgreSQL", self._database(item))
+
+    async def _database(self, item: _Work) -> Outcome:
+        url = self._settings.database_url.get_secret_value()
+        try:
+            password = await module_password(self._kube, item.module, url, self._settings.module_database_host)
+        except SecretTaken as error:
+            return Outcome(refusal=Refusal("SecretTaken", f"metadata.name: {error}"))
+        except KubeError as error:
+            raise Unavailable("Kubernetes", f"the Secret {secret_name(item.module)!r}: {error}") from error
+        return await self._postgres.apply_module(item.state, password)
+
+    async def _show(self, work: list[_Work]) -> None:
+        standing = [item for item in work if item.stands]
+        shown = await attempt_all("Valkey", self._valkey.apply_modules, [item.state for item in standing], _slug)
+        for item in standing:
+            item.results[GATEWAY] = shown[item.state.slug]
+
+    async def _finish(self, item: _Work) -> bool:
+        """Report on one module; True when it has to be tried again."""
+        conditions = [Condition.met(ACCEPTED), *(_condition(kind, item.results.get(kind)) for kind in _SYSTEMS)]
+        missing = missing_tenants(self._cluster, item.module)
+        if missing:
+            names = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")
+            conditions.append(
+                Condition(TENANTS, False, "TenantNotFound", f"spec.tenants.names: no such tenant yet: {names}")
+            )
+        else:
+            conditions.append(Condition.met(TENANTS, message=f"{len(item.state.tenants)} tenants"))
+        stands = item.stands and GATEWAY in item.results
+        fields: dict[str, Any] = {"slug": item.state.slug, "phase": self._phase(item, stands)}
+        if stands:
+            fields |= {"installedVersion": item.state.version, "tenants": len(item.state.tenants)}
+        if self._applied.get(item.key) == item.state:
+            for kind, result in item.results.items():
+                if isinstance(result, Outcome) and result.changes:
+                    await self._reporter.repaired(item.key, item.body, _SYSTEMS[kind], result.changes)
+        await self._reporter.report(item.key, item.body, conditions, fields)
+        if stands:
+            self._applied[item.key] = item.state
+        return any(isinstance(result, Exception) for result in item.results.values())
+
+    @staticmethod
+    def _phase(item: _Work, stands: bool) -> str:
+        if stands:
+            return "Active" if item.state.active else "Disabled"
+        running = (item.body.get("status") or {}).get("installedVersion")
+        if running:
+            return "Active"  # the former version still serves
+        refused = any(isinstance(r, Outcome) and r.refusal for r in item.results.values())
+        return "Failed" if refused else "Installing"
+
+    async def _remove(self, key: Key, body: Body, module: KernelModule | None) -> bool:
+        """Take the module away, then let the resource go. False: try again.
+
+        Data goes only when the policy says Delete and the annotation names the slug.
+        """
+        status = body.get("status") or {}
+        slug = module.slug if module else status.get("slug")
+        if slug and not self._older(body, slug) and FINALIZER in (body["metadata"].get("finalizers") or []):
+            confirmed = (body["metadata"].get("annotations") or {}).get(CONFIRM_DELETION) == slug
+            drop = module is not None and module.spec.deletion_policy == "Delete" and confirmed
+            results: dict[str, Result] = {GATEWAY: await attempt("Valkey", self._valkey.remove_module(slug))}
+            found = await asyncio.gather(
+                attempt("PostgreSQL", self._postgres.remove_module(slug, drop_data=drop, uid=body["metadata"]["uid"])),
+                attempt("ClickHouse", self._clickhouse.remove_module(slug, drop_data=drop)),
+                attempt("Kafka", self._kafka.remove_module(slug, drop_data=drop)),
+            )
+            results |= dict(zip((DATABASE, ANALYTICS, EVENTS), found, strict=True))
+            if any(isinstance(result, Exception) for result in results.values()):
+                conditions = [_condition(kind, result) for kind, result in results.items()]
+                await self._reporter.report(key, body, conditions, {"phase": "Deleting"})
+                return False
+            if module:
+                await self._kube.delete_secret(module.namespace, secret_name(module))
+        return await release(self._kube, self._cluster, key, body)
+
+    def _older(self, body: Body, slug: str) -> list[KernelModule]:
+        """Modules of the same slug that were there before: the slug's things are theirs."""
+        mine = (body["metadata"].get("creationTimestamp", ""), body["metadata"]["uid"])
+        return [m for m in self._cluster.modules() if m.slug == slug and (m.creation_timestamp, m.uid) < mine]
+
+
+def _slug(state: ModuleState) -> str:
+    return state.slug
+
+
+def _condition(kind: str, result: Result | None) -> Condition:
+    if result is None:
+        return Condition.waiting(kind, "waiting for the other systems: the former version serves until they are ready")
+    if isinstance(result, Exception):
+        return Condition.failed(kind, result)
+    return Condition.refused(kind, result.refusal) if result.refusal else Condition.met(kind)

@@ -1,0 +1,77 @@
+"""Everything the operator is told from outside, in one place: environment variables, read once at start."""
+
+from functools import cached_property
+from typing import Annotated, Literal
+
+from pydantic import Base64Bytes, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class SettingsError(Exception):
+    """A variable is missing or wrong; the message names each one, never its value."""
+
+
+class Settings(BaseSettings):
+    """Field names are the variables' names in lower case. Passwords travel inside the URLs."""
+
+    model_config = SettingsConfigDict(frozen=True, hide_input_in_errors=True)
+
+    database_url: SecretStr
+    """postgres://kernel_operator:...@host:port/platform"""
+    clickhouse_url: SecretStr
+    """http(s)://kernel_operator:...@host:port"""
+    clickhouse_database: str = "analytics"
+    valkey_url: SecretStr
+    """redis(s)://kernel_operator:...@host:port/0"""
+
+    kafka_brokers: str
+    """host:port, comma separated"""
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "SASL_SSL"
+    kafka_sasl_mechanism: Literal["SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"] = "SCRAM-SHA-256"
+    kafka_username: str = ""
+    kafka_password: SecretStr = SecretStr("")
+    kafka_retention_hours: int = Field(168, ge=1)
+    kafka_audit_retention_hours: int = Field(720, ge=1)
+
+    kernel_master_key: Annotated[Base64Bytes, Field(min_length=32)] = Field(repr=False)
+    """Base64 of at least 32 bytes; the tenants' ClickHouse passwords are derived from it."""
+
+    operator_namespace: str = "platform-kernel"
+    """Where the operator runs; only modules of this namespace may use the scope @kernel."""
+    operator_selector_namespaces: Annotated[frozenset[str], NoDecode] = frozenset()
+    """Namespaces (comma separated) whose modules may select tenants by label, or all of them. The
+    operator's own is always among them."""
+    operator_http_port: int = Field(8080, ge=0, le=65535)
+    """/livez, /readyz and /metrics"""
+    operator_http_host: str = "0.0.0.0"  # noqa: S104 - probes and scrapes come from outside the pod
+    operator_resync_seconds: float = Field(60.0, ge=1)
+    """How often everything is compared with what is really there."""
+    operator_stall_seconds: float = Field(120.0, ge=5)
+    """/livez fails when work has waited this long with nothing finished, or the watch lags so long."""
+
+    module_database_host: str = ""
+    """What modules find in their Secret, when it differs from the host in DATABASE_URL."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_json: bool = True
+
+    @field_validator("operator_selector_namespaces", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @cached_property
+    def selector_namespaces(self) -> frozenset[str]:
+        return self.operator_selector_namespaces | {self.operator_namespace}
+
+
+def load() -> Settings:
+    """The settings of this process. Raises SettingsError."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors(include_input=False))
+        raise SettingsError("; ".join(problems)) from None
+
+
+VERSION = "0.1.0"
+"""The kernel's own version, which ``spec.kernelVersion`` of a module is held against."""

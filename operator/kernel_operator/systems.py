@@ -1,0 +1,126 @@
+"""The systems behind the targets: made from the settings, prepared and kept up beside the work, closed together.
+
+PostgreSQL must be prepared (roles checked, schema migrated) before anything is written to it. Until
+then its calls answer Unavailable with what is missing, so that each resource's condition says it and
+the other systems go on.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from uuid import UUID
+
+from kernel_operator.desired import ModuleState, Outcome, TenantState, Unavailable
+from kernel_operator.settings import Settings
+from kernel_operator.targets.clickhouse import ClickHouseTarget
+from kernel_operator.targets.kafka import KafkaTarget
+from kernel_operator.targets.postgres import MigrationError, NotBootstrapped, PostgresTarget
+from kernel_operator.targets.postgres.publications import PublicationTaken
+from kernel_operator.targets.valkey import ValkeyTarget
+
+_PREPARE_PAUSE = 2.0
+_UPKEEP_PAUSE = 300.0
+
+log = logging.getLogger(__name__)
+
+
+class Database:
+    """PostgresTarget behind its preparation."""
+
+    def __init__(self, target: PostgresTarget) -> None:
+        self._target = target
+        self._trouble: Unavailable | None = Unavailable("PostgreSQL", "not prepared yet")
+
+    @property
+    def prepared(self) -> bool:
+        return self._trouble is None
+
+    async def prepare(self) -> None:
+        """Prepare PostgreSQL, trying until it is done."""
+        said = ""
+        while True:
+            try:
+                outcome = await self._target.prepare()
+                break
+            except (NotBootstrapped, MigrationError, PublicationTaken) as error:
+                trouble = str(error).removeprefix("PostgreSQL: ")
+            except Unavailable as error:
+                trouble = error.message
+            self._trouble = Unavailable("PostgreSQL", trouble)
+            if trouble != said:
+                log.warning("PostgreSQL: %s", trouble)
+                said = trouble
+            await asyncio.sleep(_PREPARE_PAUSE)
+        self._trouble = None
+        _tell("PostgreSQL", outcome)
+
+    def _checked(self) -> PostgresTarget:
+        if self._trouble is not None:
+            raise self._trouble
+        return self._target
+
+    async def apply_tenants(self, tenants: Sequence[TenantState]) -> Mapping[UUID, Outcome]:
+        return await self._checked().apply_tenants(tenants)
+
+    async def retire_tenant(self, tenant_id: UUID) -> Outcome:
+        return await self._checked().retire_tenant(tenant_id)
+
+    async def delete_tenant(self, tenant_id: UUID) -> Outcome:
+        return await self._checked().delete_tenant(tenant_id)
+
+    async def apply_module(self, module: ModuleState, password: str) -> Outcome:
+        return await self._checked().apply_module(module, password)
+
+    async def remove_module(self, slug: str, *, drop_data: bool, uid: str) -> Outcome:
+        return await self._checked().remove_module(slug, drop_data=drop_data, uid=uid)
+
+    async def upkeep(self) -> Outcome:
+        return await self._checked().upkeep()
+
+    async def close(self) -> None:
+        await self._target.close()
+
+
+def _tell(system: str, outcome: Outcome) -> None:
+    if outcome.changes:
+        log.info("%s: %s", system, "; ".join(outcome.changes))
+
+
+class Systems:
+    """All four, each ready to be called at any time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.postgres = Database(PostgresTarget(settings.database_url.get_secret_value()))
+        self.kafka = KafkaTarget(
+            settings.kafka_brokers,
+            username=settings.kafka_username,
+            password=settings.kafka_password.get_secret_value(),
+            security_protocol=settings.kafka_security_protocol,
+            sasl_mechanism=settings.kafka_sasl_mechanism,
+            retention_hours=settings.kafka_retention_hours,
+            audit_retention_hours=settings.kafka_audit_retention_hours,
+        )
+        self.clickhouse = ClickHouseTarget(
+            settings.clickhouse_url.get_secret_value(), settings.clickhouse_database, settings.kernel_master_key
+        )
+        self.valkey = ValkeyTarget(settings.valkey_url.get_secret_value())
+
+    async def keep_up(self, system: str, care: Callable[[], Awaitable[Outcome]]) -> None:
+        """Give ``system`` the ``care`` that no resource asks for, now and then, for ever."""
+        pause = _PREPARE_PAUSE
+        while True:
+            try:
+                outcome = await care()
+                _tell(system, outcome)
+                pause = _UPKEEP_PAUSE
+            except Unavailable as error:
+                log.warning("%s: %s", error.system, error.message)
+                pause = _PREPARE_PAUSE
+            except Exception:
+                log.exception("%s: upkeep failed", system)
+                pause = _UPKEEP_PAUSE
+            await asyncio.sleep(pause)
+
+    async def close(self) -> None:
+        for system in (self.postgres, self.kafka, self.clickhouse, self.valkey):
+            await system.close()
