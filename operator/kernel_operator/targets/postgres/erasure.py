@@ -1,0 +1,60 @@
+"""Deleting a tenant's data: in bounded batches, each its own transaction, so that no lock and no
+transaction grows with the tenant.
+
+The tenant is blocked first and marked ``deleted`` last. A crash in between leaves it retired; the
+next call goes on with the rows that are left.
+"""
+
+from uuid import UUID
+
+import asyncpg
+
+from kernel_common.events import emit
+from kernel_common.tenancy import set_tenant
+from kernel_operator.desired import Outcome
+from kernel_operator.targets.postgres.session import query, transaction
+from kernel_operator.targets.postgres.tenants import retire, tenant_event
+
+BATCH = 5000
+"""Rows a transaction."""
+
+
+async def delete_tenant(pool: asyncpg.Pool, tenant_id: UUID, *, batch: int = BATCH) -> Outcome:
+    """Delete every row of the tenant in the modules' tables and forget what is personal.
+
+    Harmless when repeated or when nothing is there. Raises Unavailable; the same call then goes on.
+    """
+    async with transaction(pool) as connection:
+        changes = list((await retire(connection, tenant_id)).changes)
+        tables = await connection.fetch(query("tenant_tables"))
+    for table in tables:
+        if deleted := await _empty(pool, table["statement"], tenant_id, batch):
+            changes.append(f"deleted {deleted} rows of {table['name']}")
+    async with transaction(pool) as connection:
+        row = await connection.fetchrow(query("forget_tenant"), tenant_id)
+        if row is None:
+            return Outcome(tuple(changes))
+        await connection.execute("DELETE FROM kernel.module_tenants WHERE tenant_id = $1", tenant_id)
+        await connection.execute("DELETE FROM kernel.tenant_closure WHERE descendant_id = $1", tenant_id)
+        await emit(connection, tenant_event("deleted", tenant_id, {"name": row["name"], "tier": row["tier"]}))
+    return Outcome(
+        (
+            *changes,
+            "deleted the tenant",
+        )
+    )
+
+
+async def _empty(pool: asyncpg.Pool, statement: str, tenant_id: UUID, batch: int) -> int:
+    """Repeat ``statement`` until it finds less than a batch; returns how many rows there were."""
+    total = 0
+    while True:
+        try:
+            async with transaction(pool) as connection:
+                await set_tenant(connection, tenant_id)
+                deleted = int((await connection.execute(statement, tenant_id, batch)).split()[-1])
+        except asyncpg.UndefinedTableError:  # its module was removed meanwhile
+            return total
+        total += deleted
+        if deleted < batch:
+            return total

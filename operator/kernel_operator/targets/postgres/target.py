@@ -1,0 +1,86 @@
+"""PostgreSQL as the operator sees it."""
+
+import asyncio
+from collections.abc import Sequence
+from uuid import UUID
+
+import asyncpg
+
+from kernel_common.database import open_pool
+from kernel_operator.desired import ModuleState, Outcome, TenantState
+from kernel_operator.targets.postgres import erasure, modules, outbox, tenants
+from kernel_operator.targets.postgres.migrate import migrate, shipped
+from kernel_operator.targets.postgres.preparation import require_bootstrap
+from kernel_operator.targets.postgres.publications import ensure_publications
+from kernel_operator.targets.postgres.session import transaction, unavailable_explained
+
+
+class PostgresTarget:
+    """Every method raises Unavailable when the database can't answer; the same call is then repeated."""
+
+    def __init__(self, database_url: str, *, connections: int = 5) -> None:
+        """``database_url`` is that of ``kernel_operator``. Nothing is connected yet."""
+        self._url, self._connections = database_url, connections
+        self._opened: asyncpg.Pool | None = None
+        self._opening = asyncio.Lock()
+
+    async def close(self) -> None:
+        if self._opened is not None:
+            pool, self._opened = self._opened, None
+            await pool.close()
+
+    async def ping(self) -> None:
+        """Raises Unavailable unless the database answers."""
+        async with transaction(await self._pool()) as connection:
+            await connection.fetchval("SELECT 1")
+
+    async def prepare(self) -> Outcome:
+        """Check what the bootstrap made, bring the kernel's schema up to date, make publications and partitions.
+
+        Raises NotBootstrapped, MigrationError or PublicationTaken for what no waiting will mend.
+        """
+        pool = await self._pool()
+        with unavailable_explained():
+            await require_bootstrap(pool)
+            changes = [f"applied migration {name}" for name in await migrate(pool, shipped())]
+        async with transaction(pool) as connection:
+            await connection.execute(modules.ONE_AT_A_TIME)
+            changes += await ensure_publications(connection)
+        return Outcome(
+            (
+                *changes,
+                *(await self.upkeep()).changes,
+            )
+        )
+
+    async def upkeep(self) -> Outcome:
+        """What has to be done every day, at least; a question when there is nothing to do."""
+        return await outbox.make_partitions(await self._pool())
+
+    async def apply_tenants(self, states: Sequence[TenantState]) -> dict[UUID, Outcome]:
+        """See ``tenants.apply_tenants``."""
+        return await tenants.apply_tenants(await self._pool(), states)
+
+    async def retire_tenant(self, tenant_id: UUID) -> Outcome:
+        """See ``tenants.retire_tenant``."""
+        return await tenants.retire_tenant(await self._pool(), tenant_id)
+
+    async def delete_tenant(self, tenant_id: UUID) -> Outcome:
+        """See ``erasure.delete_tenant``."""
+        return await erasure.delete_tenant(await self._pool(), tenant_id)
+
+    async def apply_module(self, module: ModuleState, password: str) -> Outcome:
+        """See ``modules.apply_module``."""
+        return await modules.apply_module(await self._pool(), module, password)
+
+    async def remove_module(self, slug: str, *, drop_data: bool, uid: str | None = None) -> Outcome:
+        """See ``modules.remove_module``."""
+        return await modules.remove_module(await self._pool(), slug, drop_data=drop_data, uid=uid)
+
+    async def _pool(self) -> asyncpg.Pool:
+        async with self._opening:
+            if self._opened is None:
+                self._opened = await open_pool(
+                    self._url, application="kernel-operator", max_size=self._connections, statement_timeout=60
+                )
+            return self._opened

@@ -1,0 +1,1 @@
+"""Tests of the PostgreSQL target, on a real server."""
