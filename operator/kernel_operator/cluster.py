@@ -137,6 +137,9 @@ class Cluster:
         if self._bodies.pop(key, None) is None:
             return []
         affected = self._affected(key)
+        tenant = self._tenants.get(key.name) if key.kind == TENANTS else None
+        if tenant is not None and tenant.spec.parent:
+            affected.append(Key(TENANTS, "", tenant.spec.parent))  # its deletion may wait for this one
         self._detach(key)
         self._lagging.pop(key, None)
         if key.kind == TENANTS:

@@ -139,6 +139,18 @@ def missing_tenants(cluster: Cluster, module: KernelModule) -> list[str]:
 
 
 def _judge(cluster: Cluster, module: KernelModule, settings: Settings) -> Refusal | None:
+    """Of two that want the same, the one that was there first has it; who is refused himself keeps nobody out."""
+    held: list[KernelModule] = []
+    for one in sorted(cluster.modules(), key=lambda m: (m.creation_timestamp, m.uid)):
+        refusal = _not_allowed(one, settings) or _taken(one, held)
+        if one.uid == module.uid:
+            return refusal
+        if refusal is None:
+            held.append(one)
+    return None
+
+
+def _not_allowed(module: KernelModule, settings: Settings) -> Refusal | None:
     spec = module.spec
     if spec.module_name.startswith(KERNEL_SCOPE) and module.namespace != settings.operator_namespace:
         return Refusal(
@@ -156,26 +168,25 @@ def _judge(cluster: Cluster, module: KernelModule, settings: Settings) -> Refusa
         return Refusal(
             "KernelVersionMismatch", f"spec.kernelVersion: this kernel is {VERSION}, not {spec.kernel_version}"
         )
-    for other in _older(cluster, module):
+    return None
+
+
+def _taken(module: KernelModule, held: Iterable[KernelModule]) -> Refusal | None:
+    for other in held:
         if other.slug == module.slug:
             return Refusal(
                 "SlugTaken",
                 f"spec.moduleName: the slug {module.slug!r} is held by {other.spec.module_name} "
                 f"({other.namespace}/{other.name}); rename this module, or delete the other",
             )
-        if spec.route and other.spec.route and _overlap(spec.route.prefix, other.spec.route.prefix):
+        mine, theirs = module.spec.route, other.spec.route
+        if mine and theirs and _overlap(mine.prefix, theirs.prefix):
             return Refusal(
                 "RouteTaken",
-                f"spec.route.prefix: {spec.route.prefix} overlaps {other.spec.route.prefix} of "
+                f"spec.route.prefix: {mine.prefix} overlaps {theirs.prefix} of "
                 f"{other.namespace}/{other.name}; choose another prefix",
             )
     return None
-
-
-def _older(cluster: Cluster, module: KernelModule) -> Iterable[KernelModule]:
-    """Modules that were there first; of two made in the same second the one whose uid sorts first."""
-    mine = (module.creation_timestamp, module.uid)
-    return (m for m in cluster.modules() if m.uid != module.uid and (m.creation_timestamp, m.uid) < mine)
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -71,8 +71,11 @@ class Database:
     async def apply_module(self, module: ModuleState, password: str) -> Outcome:
         return await self._checked().apply_module(module, password)
 
-    async def remove_module(self, slug: str, *, drop_data: bool, uid: str) -> Outcome:
-        return await self._checked().remove_module(slug, drop_data=drop_data, uid=uid)
+    async def module_holder(self, slug: str) -> tuple[str, str, str] | None:
+        return await self._checked().module_holder(slug)
+
+    async def remove_module(self, slug: str, *, drop_data: bool) -> Outcome:
+        return await self._checked().remove_module(slug, drop_data=drop_data)
 
     async def upkeep(self) -> Outcome:
         return await self._checked().upkeep()

@@ -174,3 +174,17 @@ def test_of_two_made_in_the_same_second_exactly_one_holds_the_slug(cluster: Clus
         cluster.observe(MODULES, body)
     planned = [install(cluster, settings, body) for body in bodies]
     assert sorted(isinstance(p, Refusal) for p in planned) == [False, True]
+
+
+def test_who_is_refused_keeps_nobody_out(cluster: Cluster, settings: Settings) -> None:
+    first = module("crm", name="a", creationTimestamp="2026-01-01T00:00:00Z")
+    rival = module(
+        "crm", name="b", moduleName="@rival/crm", route=route("/api/v1/x"), creationTimestamp="2026-01-01T00:00:01Z"
+    )
+    third = module("other", route=route("/api/v1/x"), creationTimestamp="2026-01-01T00:00:02Z")
+    for body in (first, rival, third):
+        cluster.observe(MODULES, body)
+    refused = install(cluster, settings, rival)
+    assert isinstance(refused, Refusal)
+    assert refused.reason == "SlugTaken"
+    assert isinstance(install(cluster, settings, third), ModuleState)

@@ -36,7 +36,8 @@ _SYSTEMS = {DATABASE: "PostgreSQL", EVENTS: "Kafka", ANALYTICS: "ClickHouse", GA
 
 class ModuleDatabase(Protocol):
     async def apply_module(self, module: ModuleState, password: str) -> Outcome: ...
-    async def remove_module(self, slug: str, *, drop_data: bool, uid: str) -> Outcome: ...
+    async def module_holder(self, slug: str) -> tuple[str, str, str] | None: ...
+    async def remove_module(self, slug: str, *, drop_data: bool) -> Outcome: ...
 
 
 class ModuleTopics(Protocol):
@@ -210,32 +211,40 @@ class ModuleReconciler:
     async def _remove(self, key: Key, body: Body, module: KernelModule | None) -> bool:
         """Take the module away, then let the resource go. False: try again.
 
-        Data goes only when the policy says Delete and the annotation names the slug.
+        Only what the slug's holder in PostgreSQL asks for is done: a resource that was refused the slug
+        takes nothing with it.
         """
-        status = body.get("status") or {}
-        slug = module.slug if module else status.get("slug")
-        if slug and not self._older(body, slug) and FINALIZER in (body["metadata"].get("finalizers") or []):
-            confirmed = (body["metadata"].get("annotations") or {}).get(CONFIRM_DELETION) == slug
-            drop = module is not None and module.spec.deletion_policy == "Delete" and confirmed
-            results: dict[str, Result] = {GATEWAY: await attempt("Valkey", self._valkey.remove_module(slug))}
-            found = await asyncio.gather(
-                attempt("PostgreSQL", self._postgres.remove_module(slug, drop_data=drop, uid=body["metadata"]["uid"])),
-                attempt("ClickHouse", self._clickhouse.remove_module(slug, drop_data=drop)),
-                attempt("Kafka", self._kafka.remove_module(slug, drop_data=drop)),
-            )
-            results |= dict(zip((DATABASE, ANALYTICS, EVENTS), found, strict=True))
-            if any(isinstance(result, Exception) for result in results.values()):
-                conditions = [_condition(kind, result) for kind, result in results.items()]
-                await self._reporter.report(key, body, conditions, {"phase": "Deleting"})
+        slug = module.slug if module else (body.get("status") or {}).get("slug")
+        if slug and FINALIZER in (body["metadata"].get("finalizers") or []):
+            try:
+                holder = await self._postgres.module_holder(slug)
+            except Unavailable as error:
+                await self._report_deleting(key, body, {DATABASE: error})
                 return False
-            if module:
-                await self._kube.delete_secret(module.namespace, secret_name(module))
+            if holder in (None, (body["spec"].get("moduleName"), key.namespace, key.name)):
+                results = await self._take_away(body, module, slug)
+                if any(isinstance(result, Exception) for result in results.values()):
+                    await self._report_deleting(key, body, results)
+                    return False
+                if module:
+                    await self._kube.delete_secret(module.namespace, secret_name(module))
         return await release(self._kube, self._cluster, key, body)
 
-    def _older(self, body: Body, slug: str) -> list[KernelModule]:
-        """Modules of the same slug that were there before: the slug's things are theirs."""
-        mine = (body["metadata"].get("creationTimestamp", ""), body["metadata"]["uid"])
-        return [m for m in self._cluster.modules() if m.slug == slug and (m.creation_timestamp, m.uid) < mine]
+    async def _take_away(self, body: Body, module: KernelModule | None, slug: str) -> dict[str, Result]:
+        """First what makes it visible, then the rest. Data goes when both the policy and the annotation say so."""
+        confirmed = (body["metadata"].get("annotations") or {}).get(CONFIRM_DELETION) == slug
+        drop = module is not None and module.spec.deletion_policy == "Delete" and confirmed
+        hidden = await attempt("Valkey", self._valkey.remove_module(slug))
+        others = await asyncio.gather(
+            attempt("PostgreSQL", self._postgres.remove_module(slug, drop_data=drop)),
+            attempt("ClickHouse", self._clickhouse.remove_module(slug, drop_data=drop)),
+            attempt("Kafka", self._kafka.remove_module(slug, drop_data=drop)),
+        )
+        return {GATEWAY: hidden, **dict(zip((DATABASE, ANALYTICS, EVENTS), others, strict=True))}
+
+    async def _report_deleting(self, key: Key, body: Body, results: Mapping[str, Result]) -> None:
+        conditions = [_condition(kind, result) for kind, result in results.items()]
+        await self._reporter.report(key, body, conditions, {"phase": "Deleting"})
 
 
 def _slug(state: ModuleState) -> str:

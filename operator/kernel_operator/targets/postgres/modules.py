@@ -46,18 +46,24 @@ async def apply_module(pool: asyncpg.Pool, module: ModuleState, password: str) -
     return Outcome(tuple(clauses))
 
 
-async def remove_module(pool: asyncpg.Pool, slug: str, *, drop_data: bool, uid: str | None = None) -> Outcome:
+async def module_holder(pool: asyncpg.Pool, slug: str) -> tuple[str, str, str] | None:
+    """To whom the slug belongs: module name, namespace and name of the resource; None when it is free."""
+    async with transaction(pool) as connection:
+        row = await connection.fetchrow("SELECT module_name, namespace, name FROM kernel.modules WHERE slug = $1", slug)
+    return None if row is None else (row["module_name"], row["namespace"], row["name"])
+
+
+async def remove_module(pool: asyncpg.Pool, slug: str, *, drop_data: bool) -> Outcome:
     """Close the module's login and keep its tables, or drop all of it.
 
-    With ``uid`` nothing happens when the slug belongs to another resource. Harmless when repeated or
-    when nothing is there. Raises Unavailable; also when an administrator has to act first, so that nobody
-    takes for dropped what is still there.
+    Harmless when repeated or when nothing is there. Raises Unavailable; also when an administrator has
+    to act first, so that nobody takes for dropped what is still there.
     """
     try:
         async with transaction(pool) as connection:
             await connection.execute(ONE_AT_A_TIME)
             row = await connection.fetchrow("SELECT * FROM kernel.modules WHERE slug = $1", slug)
-            if row is None or (uid is not None and row["resource_uid"] != uid):
+            if row is None:
                 return Outcome()
             name = f"module_{slug}"
             observed = await observe(connection, slug, name)

@@ -73,9 +73,13 @@ class PostgresTarget:
         """See ``modules.apply_module``."""
         return await modules.apply_module(await self._pool(), module, password)
 
-    async def remove_module(self, slug: str, *, drop_data: bool, uid: str | None = None) -> Outcome:
+    async def module_holder(self, slug: str) -> tuple[str, str, str] | None:
+        """See ``modules.module_holder``."""
+        return await modules.module_holder(await self._pool(), slug)
+
+    async def remove_module(self, slug: str, *, drop_data: bool) -> Outcome:
         """See ``modules.remove_module``."""
-        return await modules.remove_module(await self._pool(), slug, drop_data=drop_data, uid=uid)
+        return await modules.remove_module(await self._pool(), slug, drop_data=drop_data)
 
     async def _pool(self) -> asyncpg.Pool:
         async with self._opening:
