@@ -7,7 +7,7 @@ import pytest
 
 from kernel_local.testing import KubernetesServer
 
-from .conftest import Refused, Server, load_cases, renamed
+from .conftest import CRDS, Refused, Server, load_cases, renamed
 
 READY = {"type": "Ready", "status": "True", "reason": "Reconciled", "message": "", "observedGeneration": 1}
 NOW = "2026-11-24T10:00:00Z"
@@ -102,3 +102,14 @@ def test_a_wrong_status_is_refused(server: Server, tenant: dict[str, Any], statu
 @pytest.mark.parametrize("path", ["tenant.spec.rateLimit", "kmod.spec.route.rules", "kmod.spec.dataApi.models.fields"])
 def test_every_field_is_explained(crds: KubernetesServer, path: str) -> None:
     assert "<no description>" not in crds.kubectl("explain", path).stdout.split("FIELDS:")[0]
+
+
+def test_the_examples_applied_twice_are_unchanged(crds: KubernetesServer) -> None:
+    examples = [f"--filename={CRDS.parent / 'examples' / name}" for name in ("tenants.yaml", "crm.yaml")]
+    try:
+        crds.kubectl("apply", *examples)
+        again = crds.kubectl("apply", *examples).stdout.splitlines()
+        assert len(again) == 6
+        assert [line for line in again if not line.endswith(" unchanged")] == []
+    finally:
+        crds.kubectl("delete", "--wait=false", *examples)
