@@ -1,0 +1,8 @@
+"""The fixtures that every part's tests share: the real servers."""
+
+import os
+
+pytest_plugins = ["kernel_local.testing"]
+
+# The operator of the fixture ``platform`` compares everything this often: a minute is long to wait for in a test.
+os.environ.setdefault("OPERATOR_RESYNC_SECONDS", "5")

@@ -1,0 +1,64 @@
+"""Runs the story on a platform that is up."""
+
+import asyncio
+import subprocess
+
+from rich.console import Console
+
+from kernel_local.connections import Connections
+from kernel_local.demo.story import Access, tell
+from kernel_local.errors import PlatformError
+from kernel_local.parts.operator import kubectl as kubectl_of
+from kernel_local.paths import REPOSITORY
+from kernel_local.site import Site
+
+_TRY_NEXT = """
+[bold]Try next[/bold]
+  kernel kubectl get platform -A                     both kinds at a glance
+  kernel kubectl describe kmod crm -n crm            conditions and Events
+  kernel kubectl patch tenant contoso --type=merge -p '{"spec":{"suspended":true}}'
+  kernel psql -c 'DROP POLICY tenant_isolation ON module_crm.contacts'     ... and see it come back within a minute
+  eval "$(kernel env)"                               the connections, for your own tools
+  kernel down                                        stop it; data is kept
+(kernel is .venv/bin/kernel, or: uv run kernel)"""
+
+
+def run(site: Site, console: Console) -> int:
+    """Tell the story; 0 when every system gave the right answers, else 1. Raises PlatformError when a step fails."""
+    connections = Connections(site)
+    right = asyncio.run(tell(console, _Kubectl(site), _access(site, connections), REPOSITORY / "examples"))
+    console.print(_TRY_NEXT, highlight=False)
+    return 0 if right else 1
+
+
+class _Kubectl:
+    def __init__(self, site: Site) -> None:
+        self._command = [str(kubectl_of(site.get("cluster"))), f"--kubeconfig={site.data / 'kubeconfig'}"]
+
+    def __call__(self, *arguments: str) -> str:
+        done = subprocess.run([*self._command, *arguments], capture_output=True, text=True, timeout=180, check=False)
+        if done.returncode:
+            raise PlatformError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
+        return done.stdout
+
+
+def _access(site: Site, connections: Connections) -> Access:
+    admin = connections.administrator()
+    kafka: dict[str, str | int | float | bool] = {
+        "bootstrap.servers": admin["KAFKA_BROKERS"],
+        "security.protocol": admin["KAFKA_SECURITY_PROTOCOL"],
+    }
+    if admin["KAFKA_SECURITY_PROTOCOL"].startswith("SASL"):
+        kafka |= {
+            "sasl.mechanisms": admin["KAFKA_SASL_MECHANISM"],
+            "sasl.username": admin["KAFKA_USERNAME"],
+            "sasl.password": admin["KAFKA_PASSWORD"],
+        }
+    return Access(
+        kafka=kafka,
+        clickhouse_url=admin["CLICKHOUSE_URL"],
+        clickhouse_writer_url=connections.writer(),
+        clickhouse_database=admin["CLICKHOUSE_DATABASE"],
+        valkey_url=admin["VALKEY_URL"],
+        master_key=site.master_key(),
+    )

@@ -1,0 +1,81 @@
+"""The story the demo tells: apply the examples, wait as a person would, then ask every system."""
+
+import base64
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from kernel_local.demo import systems
+from kernel_local.demo.proof import Proof
+
+Kubectl = Callable[..., str]
+"""Runs kubectl with these arguments and returns what it prints; raises PlatformError when it fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The administrator's way to each system; ``writer_url`` is ClickHouse as the user that change data capture has."""
+
+    kafka: Mapping[str, systems.KafkaOption]
+    clickhouse_url: str
+    clickhouse_writer_url: str
+    clickhouse_database: str
+    valkey_url: str
+    master_key: str
+
+
+async def tell(console: Console, kubectl: Kubectl, access: Access, examples: Path) -> bool:
+    """Apply ``examples``, wait, prove. True when every answer was the right one."""
+    for step in (
+        ("apply", "-f", str(examples / "tenants.yaml")),
+        ("wait", "--for=condition=Ready", "tenants", "--all", "--timeout=90s"),
+        ("apply", "-f", str(examples / "crm.yaml")),
+        ("wait", "--for=condition=Ready", "kernelmodule/crm", "-n", "crm", "--timeout=90s"),
+        ("get", "tenants"),
+        ("get", "kernelmodules", "-A"),
+    ):
+        console.print(f"[bold]$ kubectl {' '.join(_short(word, examples) for word in step)}[/bold]")
+        started = time.perf_counter()
+        console.print(kubectl(*step).rstrip(), highlight=False)
+        console.print(f"[dim]{time.perf_counter() - started:.1f} s[/dim]\n")
+    proofs = await _ask(kubectl, access)
+    console.print(_table(proofs))
+    wrong = [proof for proof in proofs if not proof.right]
+    if wrong:
+        console.print(f"[red]{len(wrong)} of {len(proofs)} answers are wrong.[/red]")
+    else:
+        console.print(f"[green]All {len(proofs)} answers are right.[/green]")
+    return not wrong
+
+
+async def _ask(kubectl: Kubectl, access: Access) -> list[Proof]:
+    encoded = kubectl("get", "secret", "crm-database", "-n", "crm", "-o", "jsonpath={.data.DATABASE_URL}")
+    return [
+        *await systems.postgres(base64.b64decode(encoded).decode()),
+        *await systems.kafka(access.kafka),
+        *await systems.clickhouse(
+            access.clickhouse_url, access.clickhouse_writer_url, access.clickhouse_database, access.master_key
+        ),
+        *await systems.valkey(access.valkey_url),
+    ]
+
+
+def _table(proofs: list[Proof]) -> Table:
+    table = Table(title="What each system answers")
+    for heading in ("system", "asked", "answer", "ms"):
+        table.add_column(heading, justify="right" if heading == "ms" else "left")
+    before = ""
+    for proof in proofs:
+        mark = "[green]✓[/green]" if proof.right else "[red]✗[/red]"
+        system = "" if proof.system == before else proof.system
+        table.add_row(system, proof.question, f"{mark} {proof.answer}", f"{proof.milliseconds:.1f}")
+        before = proof.system
+    return table
+
+
+def _short(word: str, examples: Path) -> str:
+    return word.replace(f"{examples}/", "examples/")

