@@ -1,0 +1,4 @@
+CREATE ROW POLICY OR REPLACE $policy ON $table
+USING $filter
+AS PERMISSIVE
+TO $whom
