@@ -57,14 +57,21 @@ async def test_valkey_operator_is_limited_to_its_keys(valkey: ValkeyServer) -> N
     operator: Any
     async with redis.asyncio.Redis.from_url(valkey.operator_url) as operator:
         await operator.set("rate_limit:config:x", "1")
-        assert await operator.get("rate_limit:config:x") == b"1"
+        assert await operator.mget("rate_limit:config:x") == [b"1"]
         await operator.delete("rate_limit:config:x")
         async with operator.pipeline(transaction=True) as pipe:
             pipe.hset("routes:table", "crm", "{}")
             pipe.publish("kernel:changes", "routes")
             pipe.delete("routes:table")
             assert await pipe.execute() == [1, 0, 1]
-        refused = [("SET", "session:1", "x"), ("GET", "rate_limit:other"), ("PUBLISH", "other", "x"), ("KEYS", "*")]
+        refused = [
+            ("SET", "session:1", "x"),
+            ("MGET", "rate_limit:other"),
+            ("GET", "tenant:x"),
+            ("EVAL", "return 1", "0"),
+            ("PUBLISH", "other", "x"),
+            ("KEYS", "*"),
+        ]
         refused += [("FLUSHALL",), ("CONFIG", "GET", "*"), ("SCAN", "0"), ("ACL", "LIST")]
         for command in refused:
             with pytest.raises(redis.exceptions.NoPermissionError):

@@ -23,9 +23,10 @@ _OPERATOR_KEYS = (
     "kernel:*",
 )
 _OPERATOR_RIGHTS = (
-    "resetchannels &kernel:* -@all +@connection +@read +@write +@transaction +eval +evalsha +script|load +publish "
-    "-@dangerous -@admin -@blocking -scan -randomkey -dbsize"
+    "resetchannels &kernel:* -@all +ping +auth +hello +select +client|setinfo +client|setname +client|id "
+    "+mget +mset +set +del +hmget +hgetall +hset +hdel +sadd +srem +smembers +publish +multi +exec +discard"
 )
+"""Exactly what its target uses; docs/systems.md lists the same."""
 
 
 class Valkey(Part):
