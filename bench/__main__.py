@@ -1,0 +1,62 @@
+"""``python -m bench [NAME]``: measures each path as a ratio to a limit or a peer of the same run.
+
+A benchmark is not a test: it prints and writes ``bench/results/latest.json``, and judges nothing.
+"""
+
+import argparse
+import asyncio
+import importlib
+import json
+import os
+import platform
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.measure import Measure
+
+NAMES = ("platform", "operator", "queue")
+RESULTS = Path(__file__).parent / "results" / "latest.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("name", nargs="?", choices=[*NAMES, []], default=[], help="one path; all of them without it")
+    chosen = parser.parse_args().name
+    console = Console()
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
+    found: list[Measure] = []
+    for name in [chosen] if chosen else NAMES:
+        console.print(f"[bold]{name}[/bold] ...")
+        found += asyncio.run(importlib.import_module(f"bench.{name}").run())
+    console.print(table(found))
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps([measure.row(machine) for measure in found], indent=1) + "\n")
+    console.print(f"written to {RESULTS}")
+
+
+def table(measures: list[Measure]) -> Table:
+    shown = Table(title="each path against its limit or a peer, in this run")
+    for heading, justify in (("path", "left"), ("measure", "left"), ("value", "right"), ("reference", "left")):
+        shown.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for heading in ("reference value", "ratio", "target"):
+        shown.add_column(heading, justify="right")
+    for m in measures:
+        better = m.ratio >= m.target if m.better == "higher" else m.ratio <= m.target
+        colour = "green" if better else "yellow"
+        limit = f"{'>=' if m.better == 'higher' else '<='} {m.target:g}"
+        shown.add_row(
+            m.name,
+            m.measure,
+            f"{m.value:,.4g} {m.unit}",
+            m.reference,
+            f"{m.reference_value:,.4g} {m.unit}",
+            f"[{colour}]{m.ratio:.3g}[/{colour}]",
+            limit,
+        )
+    return shown
+
+
+if __name__ == "__main__":
+    main()
