@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
+import aiohttp
 import clickhouse_connect
 import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
@@ -37,6 +38,7 @@ class Embedded:
         self.valkey_admin_url = env["VALKEY_URL"]
         self.clickhouse_admin_url = env["CLICKHOUSE_URL"]
         self.clickhouse_database = env["CLICKHOUSE_DATABASE"]
+        self.kafka_admin = platform.kafka.admin_conf
         self._parts = {
             "operator": platform.operator,
             "postgres": platform.postgres,
@@ -57,6 +59,12 @@ class Embedded:
     def operator_log(self) -> str:
         return self._platform.operator.log.read_text()
 
+    async def operator_metrics(self) -> str:
+        """What Prometheus would scrape."""
+        url = f"http://127.0.0.1:{self._platform.operator.port}/metrics"
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            return await response.text()
+
     def secrets(self) -> dict[str, str]:
         """Every generated secret of the platform by name."""
         found: dict[str, str] = json.loads((self._platform.site.data / "secrets.json").read_text())
@@ -64,7 +72,7 @@ class Embedded:
 
     async def topic_hours(self, topic: str) -> int:
         """For how many hours the topic keeps its events; KeyError when there is no such topic."""
-        admin = AdminClient(self._platform.kafka.admin_conf)
+        admin = AdminClient(self.kafka_admin)
 
         def ask() -> int:
             if admin.list_topics(topic, timeout=10).topics[topic].error is not None:
@@ -78,6 +86,15 @@ class Embedded:
         """As the administrator."""
         url = urlsplit(self.clickhouse_admin_url)
         return await self._rows(url.username or "", url.password or "", sql, parameters)
+
+    async def clickhouse_command(self, sql: str) -> None:
+        """As the administrator."""
+        url = urlsplit(self.clickhouse_admin_url)
+        client = await self._client(url.username or "", url.password or "")
+        try:
+            await client.command(sql)
+        finally:
+            await client.close()
 
     async def clickhouse_as(self, tenant: UUID, sql: str) -> list[tuple[Any, ...]]:
         """As the tenant's own user."""
