@@ -5,15 +5,19 @@ import logging
 import signal
 import sys
 
+import kopf
+
 from kernel_common import logs
+from kernel_operator.kube import LoginMissing, find_login
 from kernel_operator.settings import Settings, SettingsError, load
 
 
 def main() -> None:
-    """Run the operator; exit 2 when its settings are wrong, 1 when it can't run."""
+    """Run the operator; exit 2 when its settings or its login are wrong, 1 when it can't run."""
     try:
         settings = load()
-    except SettingsError as error:
+        find_login(kopf.OperatorSettings())  # Kopf would go on without one, and do nothing
+    except (SettingsError, LoginMissing) as error:
         print(f"kernel-operator: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     logs.configure(settings.log_level, as_json=settings.log_json)

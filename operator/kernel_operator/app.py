@@ -7,11 +7,12 @@ from contextlib import AsyncExitStack
 import kopf
 from aiohttp import web
 
+from kernel_operator import faults
 from kernel_operator.cluster import Cluster
 from kernel_operator.handlers import registry
 from kernel_operator.http import Health, application
 from kernel_operator.kube import MODULES, TENANTS, Kube
-from kernel_operator.loop import compare_periodically, work
+from kernel_operator.loop import compare_periodically, until_caught_up, work
 from kernel_operator.queue import WorkQueue
 from kernel_operator.reconcile.modules import ModuleReconciler
 from kernel_operator.reconcile.report import Reporter
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Run until ``stop`` is set."""
+    if settings.operator_fault_after_writes:
+        faults.arm(settings.operator_fault_after_writes)
     kube, cluster, queue = Kube(), Cluster(), WorkQueue()
     health = Health(queue, cluster, settings.operator_stall_seconds)
     reporter = Reporter(kube, cluster)
@@ -50,36 +53,46 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             clickhouse=systems.clickhouse,
             valkey=systems.valkey,
         )
-        watching = asyncio.Event()
+        caught_up = asyncio.Event()
+
+        async def reconcile() -> None:
+            await until_caught_up(kube, cluster)
+            caught_up.set()
+            await systems.postgres.judged.wait()
+            async with asyncio.TaskGroup() as loops:
+                loops.create_task(work(queue, TENANTS, tenants.reconcile))
+                loops.create_task(work(queue, MODULES, modules.reconcile))
+                loops.create_task(compare_periodically(kube, cluster, queue, settings.operator_resync_seconds))
+
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(loop)
-                for loop in (
-                    work(queue, TENANTS, tenants.reconcile),
-                    work(queue, MODULES, modules.reconcile),
-                    compare_periodically(kube, cluster, queue, settings.operator_resync_seconds),
-                    _prepare(systems, cluster, queue, health, watching),
-                    systems.keep_up("Kafka", systems.kafka.ensure_kernel_topics),
-                )
+                group.create_task(reconcile()),
+                group.create_task(_prepare(systems, cluster, queue, health, caught_up)),
+                group.create_task(systems.keep_up("Kafka", systems.kafka.ensure_kernel_topics)),
             ]
+
+            def end() -> None:
+                stop.set()
+                for task in tasks:
+                    task.cancel()
+
+            # Kopf takes SIGTERM itself, and waits 5 s for every task that it then finds: ours, and its own on ``stop``.
             await kopf.operator(
-                registry=registry(kube, cluster, queue),
+                registry=registry(kube, cluster, queue, end),
                 clusterwide=True,
                 standalone=True,
                 stop_flag=stop,
-                ready_flag=watching,
             )
-            for task in tasks:
-                task.cancel()
+            end()
 
 
 async def _prepare(
-    systems: Systems, cluster: Cluster, queue: WorkQueue, health: Health, watching: asyncio.Event
+    systems: Systems, cluster: Cluster, queue: WorkQueue, health: Health, caught_up: asyncio.Event
 ) -> None:
     """Prepare PostgreSQL, have everything that waited for it looked at, tell that we are ready, and keep it up."""
     await systems.postgres.prepare()
     queue.submit([*cluster.keys(TENANTS), *cluster.keys(MODULES)])
-    await watching.wait()
+    await caught_up.wait()
     health.ready = True
     log.info("ready")
     await systems.keep_up("PostgreSQL", systems.postgres.upkeep)

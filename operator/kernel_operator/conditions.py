@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kernel_operator.desired import Refusal, Unavailable
+from kernel_operator.kube import KubeError
 
 _MESSAGE_LIMIT = 1024
 
@@ -36,6 +37,8 @@ class Condition:
         """The condition for work that raised. The text of an unexpected error is not shown: it may hold anything."""
         if isinstance(error, Unavailable):
             return cls(type_, False, f"{error.system}Unavailable", f"waiting for {error.system}: {error.message}")
+        if isinstance(error, KubeError):
+            return cls(type_, False, "KubernetesRefused", f"the API server refused a call of the operator: {error}")
         return cls(type_, False, "InternalError", f"{type(error).__name__}; the operator's log says more")
 
 

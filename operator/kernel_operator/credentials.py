@@ -49,6 +49,13 @@ async def module_password(kube: Kube, module: KernelModule, database_url: str, h
     return base64.b64decode(wanted["data"]["password"]).decode()
 
 
+async def remove_secret(kube: Kube, module: KernelModule) -> None:
+    """Delete the module's Secret; one of that name that is somebody else's stays. Raises KubeError and Unavailable."""
+    found = await kube.read_secret(module.namespace, secret_name(module))
+    if found is not None and _is_ours(found, module):
+        await kube.delete_secret(found)
+
+
 def _is_ours(secret: Mapping[str, Any], module: KernelModule) -> bool:
     owners = secret["metadata"].get("ownerReferences") or []
     mine = secret["metadata"].get("labels", {}).get(f"{GROUP}/module") == module.name

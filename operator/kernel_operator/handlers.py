@@ -4,17 +4,18 @@ Only event handlers are registered: Kopf then keeps no annotations and no finali
 an object costs no write that our status does not ask for.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import kopf
 
 from kernel_operator.cluster import Cluster
-from kernel_operator.kube import GROUP, MODULES, TENANTS, VERSION, Kube, credentials
+from kernel_operator.kube import GROUP, MODULES, TENANTS, VERSION, Kube, LoginMissing, log_in
 from kernel_operator.queue import WorkQueue
 
 
-def registry(kube: Kube, cluster: Cluster, queue: WorkQueue) -> kopf.OperatorRegistry:
-    """A Kopf registry whose handlers feed ``cluster`` and ``queue``."""
+def registry(kube: Kube, cluster: Cluster, queue: WorkQueue, ending: Callable[[], None]) -> kopf.OperatorRegistry:
+    """A Kopf registry whose handlers feed ``cluster`` and ``queue``; ``ending`` is called when no more will come."""
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.startup(registry=handlers)
@@ -27,9 +28,16 @@ def registry(kube: Kube, cluster: Cluster, queue: WorkQueue) -> kopf.OperatorReg
 
     @kopf.on.login(registry=handlers)
     async def login(settings: kopf.OperatorSettings, **_: Any) -> kopf.AiohttpSession:
-        session = await credentials(settings)
+        try:
+            session = await log_in(settings)
+        except LoginMissing as error:  # at the start there was one: its file is being replaced
+            raise kopf.TemporaryError(str(error), delay=2) from None
         kube.use(session)
         return session
+
+    @kopf.on.cleanup(registry=handlers)
+    async def clean_up(**_: Any) -> None:
+        ending()
 
     def watch(kind: str) -> None:
         @kopf.on.event(GROUP, VERSION, kind, registry=handlers, id=f"observe-{kind}")

@@ -16,7 +16,7 @@ from kernel_operator.queue import WorkQueue
 
 @dataclass(slots=True)
 class Health:
-    """What the probes are answered from. ``ready`` is set when the systems are prepared and watching has begun."""
+    """What the probes are answered from. ``ready`` is set when PostgreSQL is prepared and the view complete."""
 
     queue: WorkQueue
     cluster: Cluster

@@ -5,12 +5,15 @@ The official client costs a Python process most of its memory; eight calls don't
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
 import kopf
 
+from kernel_operator import faults
 from kernel_operator.desired import Unavailable
 
 GROUP = "platform-kernel.io"
@@ -22,6 +25,9 @@ MODULES = "kernelmodules"
 _MERGE = "application/merge-patch+json"
 _TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
 _PAGE = 500
+_TOKEN_AGE = timedelta(minutes=10)
+_AT_ONCE = 32
+"""Calls under way; a batch of 250 statuses would else open as many connections and be turned away."""
 
 log = logging.getLogger(__name__)
 
@@ -35,17 +41,40 @@ class KubeError(Exception):
         self.reason = reason
 
 
-async def credentials(settings: kopf.OperatorSettings) -> kopf.AiohttpSession:
-    """A session for the API server of this pod's service account, else of the kubeconfig."""
-    info = kopf.login_with_service_account(settings=settings) or kopf.login_with_kubeconfig(settings=settings)
-    if info is None:
-        raise kopf.LoginError("no service account and no kubeconfig: set KUBECONFIG")
+class LoginMissing(Exception):
+    """There is no way to log in to a cluster. The message names what to set, and quotes no file."""
+
+
+def find_login(settings: kopf.OperatorSettings) -> kopf.ConnectionInfo:
+    """The login of this pod's service account, else of the kubeconfig. Raises LoginMissing.
+
+    A service account's token is read again before it can run out: the kubelet replaces it within the hour.
+    """
+    try:
+        if (mounted := kopf.login_with_service_account(settings=settings)) is not None:
+            return replace(mounted, expiration=datetime.now(UTC) + _TOKEN_AGE)
+        if (configured := kopf.login_with_kubeconfig(settings=settings)) is not None:
+            return configured
+    except Exception as error:
+        trouble = f"can't be read ({type(error).__name__})"
+        raise LoginMissing(f"KUBECONFIG: the login to the cluster {trouble}") from None
+    raise LoginMissing("KUBECONFIG: is not set, and no service account is mounted")
+
+
+async def log_in(settings: kopf.OperatorSettings) -> kopf.AiohttpSession:
+    """A session for the API server. Raises LoginMissing."""
+    info = find_login(settings)
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
         headers=info.as_http_headers(),
         trust_env=info.trust_env,
     )
-    return kopf.AiohttpSession(server=info.server, aiohttp_session=session, default_namespace=info.default_namespace)
+    return kopf.AiohttpSession(
+        server=info.server,
+        aiohttp_session=session,
+        default_namespace=info.default_namespace,
+        expiration=info.expiration,
+    )
 
 
 class Kube:
@@ -54,6 +83,7 @@ class Kube:
     def __init__(self) -> None:
         self._login: kopf.AiohttpSession | None = None
         self._logged_in = asyncio.Event()
+        self._gate = asyncio.Semaphore(_AT_ONCE)
 
     def use(self, login: kopf.AiohttpSession) -> None:
         """Call with ``login`` from now on; Kopf logs in anew when a token is no longer taken."""
@@ -64,7 +94,7 @@ class Kube:
         self,
         method: str,
         path: str,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         *,
         content_type: str = "application/json",
         accept: str = "application/json",
@@ -74,45 +104,70 @@ class Kube:
         assert self._login is not None
         headers = {"Accept": accept, "Content-Type": content_type}
         try:
-            async with self._login.aiohttp_session.request(
-                method,
-                self._login.server.rstrip("/") + path,
-                json=body,
-                headers=headers,
-                params=query,
-                timeout=_TIMEOUT,
-            ) as response:
+            async with (
+                self._gate,
+                self._login.aiohttp_session.request(
+                    method,
+                    self._login.server.rstrip("/") + path,
+                    json=body,
+                    headers=headers,
+                    params=query,
+                    timeout=_TIMEOUT,
+                ) as response,
+            ):
                 answer = await response.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, ValueError, RuntimeError) as error:
+            # RuntimeError: Kopf has logged in anew and closed the session under our hands
             raise Unavailable("Kubernetes", f"no answer from the API server ({type(error).__name__})") from error
         if response.status in (401, 429) or response.status >= 500:
             raise Unavailable("Kubernetes", f"the API server answered {response.status}")
+        if not isinstance(answer, dict):  # a proxy's word, or a server that does not serve our resources yet
+            raise Unavailable("Kubernetes", f"the API server answered {response.status} without an object")
         if response.status >= 400:
             raise KubeError(response.status, answer.get("reason", ""), answer.get("message", ""))
-        return dict(answer)
+        if method != "GET":
+            faults.wrote()
+        return answer
 
     async def read(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
         """The object, or None when there is none."""
         return await self._or_none(self.call("GET", path_of(kind, namespace, name)))
 
-    async def list_metadata(self, kind: str) -> AsyncIterator[dict[str, Any]]:
-        """The metadata of every object of ``kind``, read in pages."""
+    async def list_metadata(self, kind: str) -> tuple[list[dict[str, Any]], int]:
+        """The metadata of every object of ``kind``, read in pages, and the resource version of which all are.
+
+        Raises KubeError 410 when reading took so long that the server has forgotten that version.
+        """
         query = {"limit": str(_PAGE)}
         accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+        listed: list[dict[str, Any]] = []
         while True:
             page = await self.call("GET", path_of(kind), accept=accept, query=query)
-            for item in page["items"] or ():  # an empty list comes as null
-                yield item["metadata"]
+            listed += [item["metadata"] for item in page["items"] or ()]  # an empty list comes as null
             if not (token := page["metadata"].get("continue")):
-                return
+                return listed, int(page["metadata"]["resourceVersion"])
             query["continue"] = token
 
     async def patch_status(
-        self, kind: str, namespace: str, name: str, status: Mapping[str, Any]
+        self, body: Mapping[str, Any], kind: str, status: Mapping[str, Any]
     ) -> dict[str, Any] | None:
-        """Merge ``status`` into the object's; None when the object is gone."""
-        path = path_of(kind, namespace, name) + "/status"
-        return await self._or_none(self.call("PATCH", path, {"status": status}, content_type=_MERGE))
+        """Bring the fields of ``status`` into the status of exactly this object, and take away those that are None;
+        None when the object is gone.
+
+        Raises KubeError 422 when another object has come under its name.
+        """
+        meta = body["metadata"]
+        current = body.get("status")
+        change: list[dict[str, Any]] = [{"op": "test", "path": "/metadata/uid", "value": meta["uid"]}]
+        if current is None:
+            change.append({"op": "add", "path": "/status", "value": {}})
+        for name, value in status.items():
+            if value is not None:
+                change.append({"op": "add", "path": f"/status/{name}", "value": value})
+            elif name in (current or ()):
+                change.append({"op": "remove", "path": f"/status/{name}"})
+        path = path_of(kind, meta.get("namespace", ""), meta["name"]) + "/status"
+        return await self._or_none(self.call("PATCH", path, change, content_type="application/json-patch+json"))
 
     async def set_finalizers(self, body: Mapping[str, Any], kind: str, finalizers: list[str]) -> dict[str, Any] | None:
         """Replace the finalizers of exactly this version of the object; None when the object is gone.
@@ -136,9 +191,12 @@ class Kube:
         path = f"/api/v1/namespaces/{meta['namespace']}/secrets/{meta['name']}"
         return await self.call("PATCH", path, secret, content_type=_MERGE)
 
-    async def delete_secret(self, namespace: str, name: str) -> None:
-        """Delete the Secret, whether or not it is there."""
-        await self._or_none(self.call("DELETE", f"/api/v1/namespaces/{namespace}/secrets/{name}"))
+    async def delete_secret(self, secret: Mapping[str, Any]) -> None:
+        """Delete exactly this Secret, whether or not it is still there. Raises KubeError 409 when it was replaced."""
+        meta = secret["metadata"]
+        options = {"preconditions": {"uid": meta["uid"]}}
+        path = f"/api/v1/namespaces/{meta['namespace']}/secrets/{meta['name']}"
+        await self._or_none(self.call("DELETE", path, options))
 
     async def create_event(self, event: Mapping[str, Any]) -> None:
         namespace = event["metadata"]["namespace"]

@@ -7,7 +7,7 @@ REGISTRY = CollectorRegistry()
 
 reconciles = Counter(
     "controller_runtime_reconcile",
-    "Reconciled objects by result (success, refused, requeue_after, error)",
+    "Reconciled objects by result (success, requeue_after), and unexpected errors (error), which are requeued too",
     ["controller", "result"],
     registry=REGISTRY,
 )

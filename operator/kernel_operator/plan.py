@@ -4,11 +4,12 @@ What the API server could judge from one object alone it has judged (``crds/``).
 takes a look at other objects or at the operator's configuration; the answer is a state or a refusal.
 """
 
-from collections.abc import Iterable
+from functools import lru_cache
 from uuid import UUID
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+from kernel_common.ids import tenant_id
 from kernel_operator.cluster import Cluster
 from kernel_operator.desired import (
     Column,
@@ -21,10 +22,18 @@ from kernel_operator.desired import (
     TenantState,
     Tier,
 )
+from kernel_operator.kube import MODULES
+from kernel_operator.queue import Key
 from kernel_operator.resources import KernelModule, Tenant
 from kernel_operator.resources.annotations import ADOPT
 from kernel_operator.resources.reserved import KERNEL_SCOPE
 from kernel_operator.settings import VERSION, Settings
+
+ACCEPTED = "Accepted"
+"""The condition of a module that says whether its plan was accepted."""
+
+_id_of = lru_cache(maxsize=20_000)(tenant_id)
+"""Every plan of a module asks for the ids of its tenants; deriving them is most of its time."""
 
 _MAY_HOLD = {Tier.OWNER: (Tier.PARTNER, Tier.CLIENT), Tier.PARTNER: (Tier.CLIENT,), Tier.CLIENT: ()}
 
@@ -109,7 +118,7 @@ def plan_module(cluster: Cluster, module: KernelModule, settings: Settings) -> M
         route=_route(module),
         health_path=spec.health_check.path if spec.health_check else None,
         notification_channels=tuple(spec.notification_channels),
-        tenants=frozenset(tenant.id for tenant in selected(cluster, module) if tenant.name in cluster.bound),
+        tenants=frozenset(_id_of(tenant.name) for tenant in selected(cluster, module) if tenant.name in cluster.bound),
         active=spec.enabled,
     )
 
@@ -139,15 +148,27 @@ def missing_tenants(cluster: Cluster, module: KernelModule) -> list[str]:
 
 
 def _judge(cluster: Cluster, module: KernelModule, settings: Settings) -> Refusal | None:
-    """Of two that want the same, the one that was there first has it; who is refused himself keeps nobody out."""
-    held: list[KernelModule] = []
-    for one in sorted(cluster.modules(), key=lambda m: (m.creation_timestamp, m.uid)):
-        refusal = _not_allowed(one, settings) or _taken(one, held)
+    """Of two that want the same, the one that has it keeps it; who is refused himself keeps nobody out."""
+    held = _Held()
+    for one in sorted(cluster.modules(), key=lambda m: _rank(cluster, m)):
+        refusal = _not_allowed(one, settings) or held.refusal(one)
         if one.uid == module.uid:
             return refusal
         if refusal is None:
-            held.append(one)
+            held.add(one)
     return None
+
+
+def _rank(cluster: Cluster, module: KernelModule) -> tuple[int, str, str]:
+    """Who was accepted as he is comes first, then who was accepted and has been edited since, then the others;
+    among equals the one that was made first. So nobody edits himself into what another one has."""
+    body = cluster.body(Key(MODULES, module.namespace, module.name)) or {}
+    accepted = next((c for c in (body.get("status") or {}).get("conditions") or () if c["type"] == ACCEPTED), None)
+    if accepted is None or accepted["status"] != "True":
+        place = 2
+    else:
+        place = int(accepted.get("observedGeneration") != module.generation)
+    return place, module.creation_timestamp, module.uid
 
 
 def _not_allowed(module: KernelModule, settings: Settings) -> Refusal | None:
@@ -171,27 +192,45 @@ def _not_allowed(module: KernelModule, settings: Settings) -> Refusal | None:
     return None
 
 
-def _taken(module: KernelModule, held: Iterable[KernelModule]) -> Refusal | None:
-    for other in held:
-        if other.slug == module.slug:
+class _Held:
+    """The slugs and route prefixes that are given away. Prefixes overlap when one is the other or lies above it."""
+
+    def __init__(self) -> None:
+        self._slugs: dict[str, KernelModule] = {}
+        self._prefixes: dict[str, KernelModule] = {}
+        self._above: dict[str, KernelModule] = {}
+
+    def add(self, module: KernelModule) -> None:
+        self._slugs[module.slug] = module
+        if module.spec.route:
+            self._prefixes[module.spec.route.prefix] = module
+            self._above.update(dict.fromkeys(_ancestry(module.spec.route.prefix), module))
+
+    def refusal(self, module: KernelModule) -> Refusal | None:
+        if other := self._slugs.get(module.slug):
             return Refusal(
                 "SlugTaken",
                 f"spec.moduleName: the slug {module.slug!r} is held by {other.spec.module_name} "
                 f"({other.namespace}/{other.name}); rename this module, or delete the other",
             )
-        mine, theirs = module.spec.route, other.spec.route
-        if mine and theirs and _overlap(mine.prefix, theirs.prefix):
+        if module.spec.route and (other := self._overlapping(module.spec.route.prefix)):
+            theirs = other.spec.route.prefix if other.spec.route else ""
             return Refusal(
                 "RouteTaken",
-                f"spec.route.prefix: {mine.prefix} overlaps {theirs.prefix} of "
+                f"spec.route.prefix: {module.spec.route.prefix} overlaps {theirs} of "
                 f"{other.namespace}/{other.name}; choose another prefix",
             )
-    return None
+        return None
+
+    def _overlapping(self, prefix: str) -> KernelModule | None:
+        found = (self._prefixes.get(path) for path in _ancestry(prefix))
+        return self._above.get(prefix) or next((module for module in found if module), None)
 
 
-def _overlap(one: str, other: str) -> bool:
-    a, b = one.rstrip("/") + "/", other.rstrip("/") + "/"
-    return a.startswith(b) or b.startswith(a)
+def _ancestry(prefix: str) -> list[str]:
+    """The prefix itself and every one above it: /a/b, /a."""
+    parts = prefix.strip("/").split("/")
+    return ["/" + "/".join(parts[:count]) for count in range(len(parts), 0, -1)]
 
 
 def _in_range(version: str, wanted: str) -> bool:

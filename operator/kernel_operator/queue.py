@@ -91,11 +91,6 @@ class WorkQueue:
             wait = min(self._last_retry, self._first_retry * 2 ** min(failures - 1, 20))
             self._submit_later(key, wait * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
 
-    def forget(self, key: Key) -> None:
-        """``key`` is gone: no retry of it is wanted."""
-        self._due.pop(key, None)
-        self._failures.pop(key, None)
-
     def failures(self, key: Key) -> int:
         """How often in a row the work on ``key`` failed."""
         return self._failures.get(key, 0)

@@ -2,9 +2,16 @@
 
 from functools import cached_property
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Base64Bytes, Field, SecretStr, ValidationError, field_validator
+from pydantic import Base64Bytes, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_SCHEMES = {
+    "database_url": ("postgres", "postgresql"),
+    "clickhouse_url": ("http", "https"),
+    "valkey_url": ("redis", "rediss"),
+}
 
 
 class SettingsError(Exception):
@@ -49,6 +56,9 @@ class Settings(BaseSettings):
     operator_stall_seconds: float = Field(120.0, ge=5)
     """/livez fails when work has waited this long with nothing finished, or the watch lags so long."""
 
+    operator_fault_after_writes: int | None = Field(None, ge=1)
+    """For tests: the process kills itself right after it has changed something outside this many times."""
+
     module_database_host: str = ""
     """What modules find in their Secret, when it differs from the host in DATABASE_URL."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -58,6 +68,19 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("database_url", "clickhouse_url", "valkey_url")
+    @classmethod
+    def _is_url(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        schemes = _SCHEMES[info.field_name or ""]
+        try:
+            parts = urlsplit(value.get_secret_value())
+            right = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is no number
+            right = False
+        if not right:
+            raise ValueError(f"must be a URL, {schemes[0]}://user:password@host:port")
+        return value
 
     @cached_property
     def selector_namespaces(self) -> frozenset[str]:

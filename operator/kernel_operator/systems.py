@@ -20,6 +20,7 @@ from kernel_operator.targets.valkey import ValkeyTarget
 
 _PREPARE_PAUSE = 2.0
 _UPKEEP_PAUSE = 300.0
+_CLOSE_SECONDS = 3.0
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +31,11 @@ class Database:
     def __init__(self, target: PostgresTarget) -> None:
         self._target = target
         self._trouble: Unavailable | None = Unavailable("PostgreSQL", "not prepared yet")
-
-    @property
-    def prepared(self) -> bool:
-        return self._trouble is None
+        self.judged = asyncio.Event()
+        """Set when it is known whether PostgreSQL can be prepared; until then there is nothing to tell of it."""
 
     async def prepare(self) -> None:
-        """Prepare PostgreSQL, trying until it is done."""
+        """Prepare PostgreSQL, trying until it is done, whatever goes wrong: the other systems go on meanwhile."""
         said = ""
         while True:
             try:
@@ -46,12 +45,18 @@ class Database:
                 trouble = str(error).removeprefix("PostgreSQL: ")
             except Unavailable as error:
                 trouble = error.message
+            except Exception as error:
+                trouble = f"can't be prepared ({type(error).__name__}; the operator's log says more)"
+                if trouble != said:
+                    log.exception("PostgreSQL can't be prepared")
             self._trouble = Unavailable("PostgreSQL", trouble)
+            self.judged.set()
             if trouble != said:
                 log.warning("PostgreSQL: %s", trouble)
                 said = trouble
             await asyncio.sleep(_PREPARE_PAUSE)
         self._trouble = None
+        self.judged.set()
         _tell("PostgreSQL", outcome)
 
     def _checked(self) -> PostgresTarget:
@@ -125,5 +130,10 @@ class Systems:
             await asyncio.sleep(pause)
 
     async def close(self) -> None:
+        """Close every connection; one that can't be closed in order is left to the end of the process."""
         for system in (self.postgres, self.kafka, self.clickhouse, self.valkey):
-            await system.close()
+            try:
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await system.close()
+            except Exception as error:
+                log.warning("a connection was not closed in order: %s", type(error).__name__)

@@ -41,3 +41,9 @@ def changed(body: dict[str, Any], **spec: Any) -> dict[str, Any]:
         "generation": body["metadata"]["generation"] + 1,
     }
     return {**body, "metadata": meta, "spec": {**body["spec"], **spec}}
+
+
+def edited(body: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    """The object after a change of its metadata."""
+    meta = {**body["metadata"], "resourceVersion": str(next(_versions)), **metadata}
+    return {**body, "metadata": meta}

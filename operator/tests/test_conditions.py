@@ -4,6 +4,7 @@ import pytest
 
 from kernel_operator.conditions import Condition, merged, ready
 from kernel_operator.desired import Refusal, Unavailable
+from kernel_operator.kube import KubeError
 
 GOOD, BAD, LATER = (
     Condition.met("DatabaseReady"),
@@ -42,6 +43,12 @@ def test_an_unexpected_error_is_told_by_its_type_alone() -> None:
     away = Condition.failed("DatabaseReady", Unavailable("PostgreSQL", "connection refused"))
     assert away.reason == "PostgreSQLUnavailable"
     assert "waiting for PostgreSQL" in away.message
+
+
+def test_a_refusal_of_the_api_server_is_told_in_its_words() -> None:
+    shown = Condition.failed("DatabaseReady", KubeError(403, "Forbidden", 'tenants "a" is forbidden: cannot patch'))
+    assert shown.reason == "KubernetesRefused"
+    assert "cannot patch" in shown.message
 
 
 def test_messages_fit_the_field() -> None:

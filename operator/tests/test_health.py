@@ -89,7 +89,7 @@ async def test_what_waits_for_its_backoff_is_not_a_stall(client: Any, clock: Clo
 
 async def test_a_silent_watch_is_told(client: Any, clock: Clock, health: Health) -> None:
     body = tenant("a", "owner")
-    health.cluster.reconcile_list(TENANTS, [body["metadata"]])
+    health.cluster.reconcile_list(TENANTS, [body["metadata"]], int(body["metadata"]["resourceVersion"]))
     clock.now += STALL + 1
     status, text = await ask(client, "/livez")
     assert status == 503

@@ -20,7 +20,7 @@ from kernel_local.part import Command, Part, minimal_environment
 from kernel_local.toolchain import kube
 
 NAMESPACE = "platform-kernel"
-TUNABLE = ("OPERATOR_RESYNC_SECONDS", "OPERATOR_STALL_SECONDS", "LOG_LEVEL")
+TUNABLE = ("OPERATOR_RESYNC_SECONDS", "OPERATOR_STALL_SECONDS", "OPERATOR_FAULT_AFTER_WRITES", "LOG_LEVEL")
 """Settings of the operator that are taken over from the environment of ``kernel up``."""
 _ACCOUNT = "kernel-operator"
 _LIFETIME = "8760h"

@@ -1,7 +1,9 @@
-"""Modules, in batches: what holds data first, side by side; what makes a module visible when all of that stands.
+"""Modules, in batches: PostgreSQL first, because it knows whose slug it is; then topics and analytics, side by
+side; what makes a module visible when all of that stands.
 
 So an update that can't be done leaves the running version as it was: routes, permissions and event
-rights in Valkey still are the former ones.
+rights in Valkey still are the former ones. And a module that is refused a slug, because another's data is
+retained under it, can't change the topics and tables of that other.
 """
 
 import asyncio
@@ -11,20 +13,19 @@ from typing import Any, Protocol
 
 from kernel_operator.cluster import Body, Cluster
 from kernel_operator.conditions import Condition
-from kernel_operator.credentials import SecretTaken, module_password, secret_name
+from kernel_operator.credentials import SecretTaken, module_password, remove_secret, secret_name
 from kernel_operator.desired import ModuleState, Outcome, Refusal, Unavailable
-from kernel_operator.kube import FINALIZER, Kube, KubeError
-from kernel_operator.plan import missing_tenants, plan_module
+from kernel_operator.kube import Kube, KubeError
+from kernel_operator.plan import ACCEPTED, missing_tenants, plan_module
 from kernel_operator.queue import Key
-from kernel_operator.reconcile.attempt import Result, attempt, attempt_all
-from kernel_operator.reconcile.finalizer import hold, release
+from kernel_operator.reconcile.attempt import Result, alone, attempt, attempt_all
+from kernel_operator.reconcile.finalizer import hold, is_held, release
 from kernel_operator.reconcile.report import Reporter
 from kernel_operator.resources import KernelModule
 from kernel_operator.resources.annotations import CONFIRM_DELETION, GROW_PARTITIONS, GROW_PARTITIONS_VALUE
 from kernel_operator.settings import Settings
 
-ACCEPTED, DATABASE, EVENTS, ANALYTICS, GATEWAY, TENANTS = (
-    "Accepted",
+DATABASE, EVENTS, ANALYTICS, GATEWAY, TENANTS = (
     "DatabaseReady",
     "EventsReady",
     "AnalyticsReady",
@@ -32,6 +33,13 @@ ACCEPTED, DATABASE, EVENTS, ANALYTICS, GATEWAY, TENANTS = (
     "TenantsReady",
 )
 _SYSTEMS = {DATABASE: "PostgreSQL", EVENTS: "Kafka", ANALYTICS: "ClickHouse", GATEWAY: "Valkey"}
+_WAITING = {
+    EVENTS: "waiting for PostgreSQL to take the module",
+    ANALYTICS: "waiting for PostgreSQL to take the module",
+    GATEWAY: "waiting for the other systems: the former version serves until they are ready",
+}
+_DATABASE_AT_ONCE = 4
+"""Modules are changed one after the other in PostgreSQL; more would only wait for the lock, and not for long."""
 
 
 class ModuleDatabase(Protocol):
@@ -66,9 +74,19 @@ class _Work:
     results: dict[str, Result] = field(default_factory=dict)
 
     @property
-    def stands(self) -> bool:
-        """All that was tried is as desired."""
-        return all(isinstance(r, Outcome) and r.refusal is None for r in self.results.values())
+    def installed_before(self) -> bool:
+        return bool((self.body.get("status") or {}).get("installedVersion"))
+
+    @property
+    def may_follow(self) -> bool:
+        """PostgreSQL has taken the module; or it can't be asked, and had taken it before."""
+        database = self.results[DATABASE]
+        return self.installed_before if isinstance(database, Exception) else database.refusal is None
+
+    def stands(self, *kinds: str) -> bool:
+        """Each of ``kinds`` is as desired."""
+        found = [self.results.get(kind) for kind in kinds]
+        return all(isinstance(result, Outcome) and result.refusal is None for result in found)
 
 
 class ModuleReconciler:
@@ -89,30 +107,19 @@ class ModuleReconciler:
         self._kube, self._cluster, self._reporter, self._settings = kube, cluster, reporter, settings
         self._postgres, self._kafka, self._clickhouse, self._valkey = postgres, kafka, clickhouse, valkey
         self._applied: dict[Key, ModuleState] = {}
-        self._visible: dict[Key, str] = {}
+        self._database_gate = asyncio.Semaphore(_DATABASE_AT_ONCE)
 
     async def reconcile(self, keys: Sequence[Key]) -> set[Key]:
         """Bring the modules of ``keys`` to what their resources ask; returns the keys to try again."""
-        retry: set[Key] = set()
-        work: list[_Work] = []
-        for key, result in zip(
-            keys, await asyncio.gather(*(self._admit(key) for key in keys), return_exceptions=True), strict=True
-        ):
-            if isinstance(result, Unavailable) or result is False:
-                retry.add(key)
-            elif isinstance(result, BaseException):
-                raise result
-            elif isinstance(result, _Work):
-                work.append(result)
-        await asyncio.gather(self._topics(work), self._analytics(work), *(self._tables(item) for item in work))
-        await self._show(work)
-        for item, outcome in zip(
-            work, await asyncio.gather(*(self._finish(item) for item in work), return_exceptions=True), strict=True
-        ):
-            if isinstance(outcome, Unavailable) or outcome is True:
-                retry.add(item.key)
-            elif isinstance(outcome, BaseException):
-                raise outcome
+        admitted = await asyncio.gather(*(alone(key, self._admit(key)) for key in keys))
+        retry = {key for key, it in zip(keys, admitted, strict=True) if it is False or isinstance(it, Exception)}
+        work = [item for item in admitted if isinstance(item, _Work)]
+        await asyncio.gather(*(self._tables(item) for item in work))
+        follow = [item for item in work if item.may_follow]
+        await asyncio.gather(self._topics(follow), self._analytics(follow))
+        await self._show([item for item in follow if item.stands(DATABASE, EVENTS, ANALYTICS)])
+        finished = await asyncio.gather(*(alone(item.key, self._finish(item)) for item in work))
+        retry.update(item.key for item, failed in zip(work, finished, strict=True) if failed is not False)
         return retry
 
     async def _admit(self, key: Key) -> _Work | bool:
@@ -120,7 +127,6 @@ class ModuleReconciler:
         body, module = self._cluster.body(key), self._cluster.module(key)
         if body is None:
             self._applied.pop(key, None)
-            self._visible.pop(key, None)
             self._reporter.forget(key)
             return True
         if body["metadata"].get("deletionTimestamp"):
@@ -135,7 +141,13 @@ class ModuleReconciler:
             fields = {"slug": module.slug, "phase": "Active" if running else "Failed"}
             await self._reporter.report(key, body, [Condition.refused(ACCEPTED, planned)], fields)
             return True
-        held = await hold(self._kube, self._cluster, key, body)
+        if self._applied.get(key) != planned:
+            self._applied.pop(key, None)
+        try:
+            held = await hold(self._kube, self._cluster, key, body)
+        except KubeError as error:
+            await self._reporter.report(key, body, [Condition.failed(ACCEPTED, error)], {"phase": "Pending"})
+            raise
         return True if held is None else _Work(key, held, module, planned)
 
     async def _topics(self, work: list[_Work]) -> None:
@@ -156,7 +168,8 @@ class ModuleReconciler:
             item.results[ANALYTICS] = found[item.state.slug]
 
     async def _tables(self, item: _Work) -> None:
-        item.results[DATABASE] = await attempt("PostgreSQL", self._database(item))
+        async with self._database_gate:
+            item.results[DATABASE] = await attempt("PostgreSQL", self._database(item))
 
     async def _database(self, item: _Work) -> Outcome:
         url = self._settings.database_url.get_secret_value()
@@ -169,9 +182,8 @@ class ModuleReconciler:
         return await self._postgres.apply_module(item.state, password)
 
     async def _show(self, work: list[_Work]) -> None:
-        standing = [item for item in work if item.stands]
-        shown = await attempt_all("Valkey", self._valkey.apply_modules, [item.state for item in standing], _slug)
-        for item in standing:
+        shown = await attempt_all("Valkey", self._valkey.apply_modules, [item.state for item in work], _slug)
+        for item in work:
             item.results[GATEWAY] = shown[item.state.slug]
 
     async def _finish(self, item: _Work) -> bool:
@@ -185,7 +197,7 @@ class ModuleReconciler:
             )
         else:
             conditions.append(Condition.met(TENANTS, message=f"{len(item.state.tenants)} tenants"))
-        stands = item.stands and GATEWAY in item.results
+        stands = item.stands(*_SYSTEMS)
         fields: dict[str, Any] = {"slug": item.state.slug, "phase": self._phase(item, stands)}
         if stands:
             fields |= {"installedVersion": item.state.version, "tenants": len(item.state.tenants)}
@@ -202,8 +214,7 @@ class ModuleReconciler:
     def _phase(item: _Work, stands: bool) -> str:
         if stands:
             return "Active" if item.state.active else "Disabled"
-        running = (item.body.get("status") or {}).get("installedVersion")
-        if running:
+        if item.installed_before:
             return "Active"  # the former version still serves
         refused = any(isinstance(r, Outcome) and r.refusal for r in item.results.values())
         return "Failed" if refused else "Installing"
@@ -214,21 +225,36 @@ class ModuleReconciler:
         Only what the slug's holder in PostgreSQL asks for is done: a resource that was refused the slug
         takes nothing with it.
         """
+        if not is_held(body):
+            return True  # nothing was made for it, or all of it is gone; it waits for somebody else's finalizer
         slug = module.slug if module else (body.get("status") or {}).get("slug")
-        if slug and FINALIZER in (body["metadata"].get("finalizers") or []):
+        results: dict[str, Result] = {}
+        if slug:
             try:
                 holder = await self._postgres.module_holder(slug)
             except Unavailable as error:
                 await self._report_deleting(key, body, {DATABASE: error})
                 return False
-            if holder in (None, (body["spec"].get("moduleName"), key.namespace, key.name)):
+            if holder == (body["spec"].get("moduleName"), key.namespace, key.name) or (
+                holder is None and not self._is_wanted_by_another(slug, key)
+            ):
                 results = await self._take_away(body, module, slug)
-                if any(isinstance(result, Exception) for result in results.values()):
-                    await self._report_deleting(key, body, results)
-                    return False
-                if module:
-                    await self._kube.delete_secret(module.namespace, secret_name(module))
-        return await release(self._kube, self._cluster, key, body)
+        if any(isinstance(result, Exception) for result in results.values()):
+            await self._report_deleting(key, body, results)
+            return False
+        try:
+            if module:
+                await remove_secret(self._kube, module)
+            await release(self._kube, key, body)
+        except KubeError as error:
+            await self._report_deleting(key, body, {DATABASE: error})
+            raise
+        return True
+
+    def _is_wanted_by_another(self, slug: str, key: Key) -> bool:
+        """PostgreSQL does not know the slug yet, and another module may be about to get it."""
+        modules = self._cluster.modules()
+        return any(other.slug == slug and (other.namespace, other.name) != key[1:] for other in modules)
 
     async def _take_away(self, body: Body, module: KernelModule | None, slug: str) -> dict[str, Result]:
         """First what makes it visible, then the rest. Data goes when both the policy and the annotation say so."""
@@ -253,7 +279,7 @@ def _slug(state: ModuleState) -> str:
 
 def _condition(kind: str, result: Result | None) -> Condition:
     if result is None:
-        return Condition.waiting(kind, "waiting for the other systems: the former version serves until they are ready")
+        return Condition.waiting(kind, _WAITING[kind])
     if isinstance(result, Exception):
         return Condition.failed(kind, result)
     return Condition.refused(kind, result.refusal) if result.refusal else Condition.met(kind)

@@ -11,10 +11,9 @@ from kernel_operator.cluster import Body, Cluster
 from kernel_operator.conditions import READY, Condition, merged, ready
 from kernel_operator.kube import Kube
 from kernel_operator.queue import Key
+from kernel_operator.reconcile.attempt import fields_of
 
 log = logging.getLogger(__name__)
-
-LOG_FIELD = {"tenants": "tenant", "kernelmodules": "module"}
 
 
 class Reporter:
@@ -27,7 +26,8 @@ class Reporter:
     async def report(
         self, key: Key, body: Body, conditions: Sequence[Condition], fields: Mapping[str, Any], *, summary: str = ""
     ) -> None:
-        """Bring the status of ``body`` to ``conditions``, their summary Ready, and ``fields``."""
+        """Bring the status of ``body`` to ``conditions``, their summary Ready, and ``fields``; a field that is
+        None is taken away. ``body`` is the object that was judged: its generation is the observed one."""
         generation = body["metadata"].get("generation", 1)
         current = body.get("status") or {}
         judged = [ready(conditions, ready_message=summary), *conditions]
@@ -39,7 +39,7 @@ class Reporter:
         self._count(key, judged[0])
         if all(current.get(name) == value for name, value in status.items()):
             return
-        written = await self._kube.patch_status(key.kind, key.namespace, key.name, status)
+        written = await self._kube.patch_status(body, key.kind, status)
         if written is None:
             return
         self._cluster.wrote(key.kind, written)
@@ -79,9 +79,3 @@ class Reporter:
             metrics.ready.labels(key.kind, str(was).lower()).dec()
         metrics.ready.labels(key.kind, str(is_ready).lower()).inc()
         self._readiness[key] = is_ready
-
-
-def fields_of(key: Key) -> dict[str, str]:
-    """The fields that every log line about the object carries."""
-    fields = {LOG_FIELD[key.kind]: key.name}
-    return {**fields, "namespace": key.namespace} if key.namespace else fields

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import aiohttp
 
+from kernel_operator import faults
 from kernel_operator.desired import Unavailable
 from kernel_operator.targets.clickhouse.quoting import parameter
 
@@ -52,6 +53,7 @@ class ClickHouse:
     async def run(self, sql: str, *, seconds: float = STATEMENT_SECONDS) -> None:
         """Runs a statement that has no answer."""
         await self._send(sql, {}, seconds)
+        faults.wrote()
 
     async def ping(self) -> None:
         await self._send("SELECT 1", {})

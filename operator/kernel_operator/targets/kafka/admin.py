@@ -23,6 +23,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # re-exported
     ResourceType,
 )
 
+from kernel_operator import faults
 from kernel_operator.desired import Unavailable
 from kernel_operator.targets.kafka.topics import MAX_REPLICAS, Observed, Topic
 
@@ -100,7 +101,7 @@ class Admin:
         futures = self._client.create_topics(
             new, operation_timeout=REQUEST_SECONDS, request_timeout=2 * REQUEST_SECONDS
         )
-        return set(await self._answers(futures, unless=KafkaError.TOPIC_ALREADY_EXISTS))
+        return set(await self._changed(futures, unless=KafkaError.TOPIC_ALREADY_EXISTS))
 
     async def set_config(self, changes: Mapping[str, Iterable[tuple[str, str]]]) -> None:
         """Sets only the keys in ``changes`` (topic to key and value); other overrides stay."""
@@ -116,13 +117,13 @@ class Admin:
         ]
         if resources:
             futures = self._client.incremental_alter_configs(resources, request_timeout=REQUEST_SECONDS)
-            await self._answers({resource.name: future for resource, future in futures.items()})
+            await self._changed({resource.name: future for resource, future in futures.items()})
 
     async def grow(self, topics: Iterable[Topic]) -> None:
         wishes = [NewPartitions(topic.name, topic.partitions) for topic in topics]
         if wishes:
             # INVALID_PARTITIONS: another process has just done the same
-            await self._answers(
+            await self._changed(
                 self._client.create_partitions(wishes, request_timeout=REQUEST_SECONDS),
                 unless=KafkaError.INVALID_PARTITIONS,
             )
@@ -135,7 +136,7 @@ class Admin:
         futures = self._client.delete_topics(
             wanted, operation_timeout=REQUEST_SECONDS, request_timeout=2 * REQUEST_SECONDS
         )
-        return set(await self._answers(futures, unless=KafkaError.UNKNOWN_TOPIC_OR_PART))
+        return set(await self._changed(futures, unless=KafkaError.UNKNOWN_TOPIC_OR_PART))
 
     async def until_visible(self, topics: Iterable[Topic]) -> None:
         """Waits until each of ``topics`` has all its partitions, each with a leader, for the next client."""
@@ -156,6 +157,12 @@ class Admin:
     async def _described(self, names: list[str]) -> dict[str, Any]:
         futures = self._client.describe_topics(TopicCollection(names), request_timeout=REQUEST_SECONDS)
         return await self._answers(futures, unless=KafkaError.UNKNOWN_TOPIC_OR_PART)
+
+    async def _changed(self, futures: Mapping[str, "Future[Any]"], *, unless: int | None = None) -> dict[str, Any]:
+        """``_answers`` of a request that changes something."""
+        answers = await self._answers(futures, unless=unless)
+        faults.wrote()
+        return answers
 
     async def _answer(self, future: "Future[Any]") -> Any:
         try:

@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 import asyncpg
 
 from kernel_common.database import ACQUIRE_TIMEOUT, DatabaseUnavailable, waiting_explained
+from kernel_operator import faults
 from kernel_operator.desired import Refusal, Unavailable
 
 SYSTEM = "PostgreSQL"
@@ -53,7 +54,7 @@ def unavailable_explained() -> Iterator[None]:
 async def transaction(pool: asyncpg.Pool) -> AsyncIterator[asyncpg.Connection]:
     """A transaction; raises Unavailable for what may succeed later."""
     with unavailable_explained():
-        async with pool.acquire(timeout=ACQUIRE_TIMEOUT) as connection, connection.transaction():
+        async with pool.acquire(timeout=ACQUIRE_TIMEOUT) as connection, faults.transaction(connection):
             yield connection
 
 

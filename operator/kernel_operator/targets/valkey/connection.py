@@ -18,6 +18,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from kernel_common.ids import uuid7
+from kernel_operator import faults
 from kernel_operator.desired import Unavailable
 
 CHANNEL = "kernel:changes"
@@ -62,12 +63,14 @@ def answering() -> Iterator[None]:
         raise Unavailable("Valkey", f"the server refused the request [{type(error).__name__}]") from None
 
 
-def announce(transaction: Pipeline, tables: Iterable[str]) -> None:
-    """Adds a new version of each of ``tables``, and its message, to ``transaction``."""
+async def commit(transaction: Pipeline, tables: Iterable[str]) -> None:
+    """Executes ``transaction`` with a new version of each of ``tables``, and its message, in it."""
     stamp = uuid7().hex
     for table in tables:
         transaction.set(version_key(table), stamp)
         transaction.publish(CHANNEL, f"{table} {stamp}")
+    await transaction.execute()
+    faults.wrote()
 
 
 async def ask(pipeline: Pipeline) -> Sequence[Any]:

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from kernel_operator.desired import Outcome
-from kernel_operator.targets.valkey.connection import announce, ask, version_key
+from kernel_operator.targets.valkey.connection import ask, commit, version_key
 from kernel_operator.targets.valkey.entries import CHANNELS, EVENTS, HASHES, PERMISSIONS, ROUTES, Entry
 
 MEMBERS = "modules"
@@ -198,8 +198,7 @@ async def reach(
                 transaction.delete(*sorted(found.broken))
             for change in changes.values():
                 change.write(transaction)
-            announce(transaction, sorted(tables | found.missing))
-            await transaction.execute()
+            await commit(transaction, sorted(tables | found.missing))
     return {slug: Outcome(change.clauses()) for slug, change in changes.items()}
 
 
@@ -214,6 +213,5 @@ async def withdraw_tenant(client: Redis, tenant: UUID) -> list[str]:
             transaction.delete(key)
             for slug in slugs:
                 transaction.srem(_index(slug), str(tenant))
-            announce(transaction, [MEMBERS])
-            await transaction.execute()
+            await commit(transaction, [MEMBERS])
     return [f"withdrew {slug} from the tenant in Valkey" for slug in slugs]

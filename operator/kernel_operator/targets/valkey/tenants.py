@@ -13,7 +13,7 @@ from uuid import UUID
 from redis.asyncio import Redis
 
 from kernel_operator.desired import Outcome, TenantState
-from kernel_operator.targets.valkey.connection import announce, version_key
+from kernel_operator.targets.valkey.connection import commit, version_key
 
 TABLE = "tenants"
 BLOCKED = "1"
@@ -109,6 +109,5 @@ async def reach(client: Redis, wanted: dict[UUID, TenantKeys]) -> dict[UUID, Out
                 transaction.mset(values)
             if gone:
                 transaction.delete(*gone)
-            announce(transaction, [TABLE])
-            await transaction.execute()
+            await commit(transaction, [TABLE])
     return {tenant: Outcome(clauses) for tenant, clauses in changes.items()}
