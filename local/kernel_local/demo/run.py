@@ -17,7 +17,7 @@ _TRY_NEXT = """
   kernel kubectl get platform -A                     both kinds at a glance
   kernel kubectl describe kmod crm -n crm            conditions and Events
   kernel kubectl patch tenant contoso --type=merge -p '{"spec":{"suspended":true}}'
-  kernel psql -c 'DROP POLICY tenant_isolation ON module_crm.contacts'     ... and see it come back within a minute
+  kernel psql -c 'DROP POLICY tenant_isolation ON module_crm.contacts'     ... it comes back
   eval "$(kernel env)"                               the connections, for your own tools
   kernel down                                        stop it; data is kept
 (kernel is .venv/bin/kernel, or: uv run kernel)"""
@@ -55,6 +55,7 @@ def _access(site: Site, connections: Connections) -> Access:
             "sasl.password": admin["KAFKA_PASSWORD"],
         }
     return Access(
+        database_url=admin["DATABASE_URL"],
         kafka=kafka,
         clickhouse_url=admin["CLICKHOUSE_URL"],
         clickhouse_writer_url=connections.writer(),

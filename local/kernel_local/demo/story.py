@@ -11,6 +11,7 @@ from rich.table import Table
 
 from kernel_local.demo import systems
 from kernel_local.demo.proof import Proof
+from kernel_local.demo.repair import repairs
 
 Kubectl = Callable[..., str]
 """Runs kubectl with these arguments and returns what it prints; raises PlatformError when it fails."""
@@ -20,6 +21,7 @@ Kubectl = Callable[..., str]
 class Access:
     """The administrator's way to each system; ``writer_url`` is ClickHouse as the user that change data capture has."""
 
+    database_url: str
     kafka: Mapping[str, systems.KafkaOption]
     clickhouse_url: str
     clickhouse_writer_url: str
@@ -43,7 +45,11 @@ async def tell(console: Console, kubectl: Kubectl, access: Access, examples: Pat
         console.print(kubectl(*step).rstrip(), highlight=False)
         console.print(f"[dim]{time.perf_counter() - started:.1f} s[/dim]\n")
     proofs = await _ask(kubectl, access)
-    console.print(_table(proofs))
+    console.print(_table("What each system answers", proofs))
+    console.print("\n[bold]Somebody drops a policy and a topic behind the operator's back ...[/bold]")
+    repaired = await repairs(access.database_url, access.kafka)
+    console.print(_table("What became of it", repaired))
+    proofs += repaired
     wrong = [proof for proof in proofs if not proof.right]
     if wrong:
         console.print(f"[red]{len(wrong)} of {len(proofs)} answers are wrong.[/red]")
@@ -64,8 +70,8 @@ async def _ask(kubectl: Kubectl, access: Access) -> list[Proof]:
     ]
 
 
-def _table(proofs: list[Proof]) -> Table:
-    table = Table(title="What each system answers")
+def _table(title: str, proofs: list[Proof]) -> Table:
+    table = Table(title=title)
     for heading in ("system", "asked", "answer", "ms"):
         table.add_column(heading, justify="right" if heading == "ms" else "left")
     before = ""

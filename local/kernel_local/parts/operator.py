@@ -22,6 +22,8 @@ from kernel_local.toolchain import kube
 NAMESPACE = "platform-kernel"
 TUNABLE = ("OPERATOR_RESYNC_SECONDS", "OPERATOR_STALL_SECONDS", "OPERATOR_FAULT_AFTER_WRITES", "LOG_LEVEL")
 """Settings of the operator that are taken over from the environment of ``kernel up``."""
+DEVELOPMENT = {"OPERATOR_RESYNC_SECONDS": "10"}
+"""Who tries things out should not wait a minute to see a repair."""
 _ACCOUNT = "kernel-operator"
 _LIFETIME = "8760h"
 _RULES = (paths.REPOSITORY / "crds", paths.REPOSITORY / "operator/rbac")
@@ -93,7 +95,7 @@ class Operator(Part):
             raise PartFailed(f"operator: {error}") from None
 
     def _environment(self) -> dict[str, str]:
-        tuned = {name: value for name in TUNABLE if (value := os.environ.get(name))}
+        tuned = DEVELOPMENT | {name: value for name in TUNABLE if (value := os.environ.get(name))}
         return (
             Connections(self.site).operator()
             | tuned
