@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from kernel_common.logs import JsonFormatter, about, without_passwords
+from kernel_common.logs import JsonFormatter, TextFormatter, about, without_passwords
 
 
 def line(message: str, *args: object, **extra: object) -> dict[str, object]:
@@ -44,6 +44,9 @@ def test_a_traceback_shows_no_password() -> None:
     try:
         raise ValueError("postgres://u:s3cret@db/x")
     except ValueError as error:
-        shown = line("failed", exc_info=(type(error), error, error.__traceback__))
+        details = (type(error), error, error.__traceback__)
+    shown = line("failed", exc_info=details)
     assert "s3cret" not in str(shown)
+    record = logging.makeLogRecord({"msg": "failed", "exc_info": details})
+    assert "s3cret" not in TextFormatter("%(message)s").format(record)
     assert "ValueError" in str(shown["error"])
