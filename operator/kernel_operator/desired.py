@@ -6,6 +6,7 @@ resource never names a table. Everything here is frozen and built of frozen part
 compared, hashed and logged. None of it holds a secret.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -107,6 +108,18 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Migration:
+    """``name`` is the file's, and gives the order; ``sql`` is its text."""
+
+    name: str
+    sql: str
+
+    @property
+    def checksum(self) -> str:
+        return hashlib.sha256(self.sql.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
 class ModuleState:
     """A module that should be installed for ``tenants`` (ids of existing, living tenants).
 
@@ -120,6 +133,7 @@ class ModuleState:
     uid: str
     version: str
     models: tuple[Model, ...] = ()
+    migrations: tuple[Migration, ...] = ()
     permissions: tuple[str, ...] = ()
     publishes: tuple[str, ...] = ()
     subscribes: tuple[str, ...] = ()

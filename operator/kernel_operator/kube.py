@@ -179,6 +179,10 @@ class Kube:
         path = path_of(kind, meta.get("namespace", ""), meta["name"])
         return await self._or_none(self.call("PATCH", path, change, content_type=_MERGE))
 
+    async def read_config_map(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """The ConfigMap, or None when there is none."""
+        return await self._or_none(self.call("GET", f"/api/v1/namespaces/{namespace}/configmaps/{name}"))
+
     async def read_secret(self, namespace: str, name: str) -> dict[str, Any] | None:
         """The Secret, or None when there is none."""
         return await self._or_none(self.call("GET", f"/api/v1/namespaces/{namespace}/secrets/{name}"))

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from uuid import UUID
 
-from kernel_operator.desired import ModuleState, Outcome, TenantState, Unavailable
+from kernel_operator.desired import Migration, ModuleState, Outcome, TenantState, Unavailable
 from kernel_operator.settings import Settings
 from kernel_operator.targets.clickhouse import ClickHouseTarget
 from kernel_operator.targets.kafka import KafkaTarget
@@ -75,6 +75,9 @@ class Database:
 
     async def apply_module(self, module: ModuleState, password: str) -> Outcome:
         return await self._checked().apply_module(module, password)
+
+    async def migrate_module(self, slug: str, version: str, migrations: Sequence[Migration]) -> Outcome:
+        return await self._checked().migrate_module(slug, version, migrations)
 
     async def module_holder(self, slug: str) -> tuple[str, str, str] | None:
         return await self._checked().module_holder(slug)

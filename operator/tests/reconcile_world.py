@@ -18,7 +18,7 @@ import kopf
 from kernel_common.ids import tenant_id
 from kernel_local.testing import KubernetesServer
 from kernel_operator.cluster import Cluster
-from kernel_operator.desired import ModuleState, Outcome, Refusal, TenantState
+from kernel_operator.desired import Migration, ModuleState, Outcome, Refusal, TenantState
 from kernel_operator.kube import MODULES, TENANTS, Kube, KubeError, log_in, path_of
 from kernel_operator.queue import Key, WorkQueue
 from kernel_operator.reconcile.modules import ModuleReconciler
@@ -53,6 +53,7 @@ class RecordedDatabase(RecordedSystem):
         super().__init__(name, calls)
         self.living: set[UUID] = set()
         self.holders: dict[str, tuple[str, str, str]] = {}
+        self.migrated: dict[str, list[str]] = {}
 
     async def apply_tenants(self, tenants: Sequence[TenantState]) -> Mapping[UUID, Outcome]:
         found = {}
@@ -72,6 +73,10 @@ class RecordedDatabase(RecordedSystem):
     async def delete_tenant(self, tenant_id: UUID) -> Outcome:
         self.living.discard(tenant_id)
         return self.record("delete", tenant_id)
+
+    async def migrate_module(self, slug: str, version: str, migrations: Sequence[Migration]) -> Outcome:
+        self.migrated[slug] = [migration.name for migration in migrations]
+        return Outcome()
 
     async def apply_module(self, module: ModuleState, password: str) -> Outcome:
         outcome = self.record("apply", module.slug)

@@ -8,14 +8,15 @@ retained under it, can't change the topics and tables of that other.
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from kernel_operator.cluster import Body, Cluster
 from kernel_operator.conditions import Condition
 from kernel_operator.credentials import SecretTaken, module_password, remove_secret, secret_name
-from kernel_operator.desired import ModuleState, Outcome, Refusal, Unavailable
+from kernel_operator.desired import Migration, ModuleState, Outcome, Refusal, Unavailable
 from kernel_operator.kube import Kube, KubeError
+from kernel_operator.migration_files import migration_files
 from kernel_operator.plan import ACCEPTED, missing_tenants, plan_module
 from kernel_operator.queue import Key
 from kernel_operator.reconcile.attempt import Result, alone, attempt, attempt_all
@@ -44,6 +45,7 @@ _DATABASE_AT_ONCE = 4
 
 class ModuleDatabase(Protocol):
     async def apply_module(self, module: ModuleState, password: str) -> Outcome: ...
+    async def migrate_module(self, slug: str, version: str, migrations: Sequence[Migration]) -> Outcome: ...
     async def module_holder(self, slug: str) -> tuple[str, str, str] | None: ...
     async def remove_module(self, slug: str, *, drop_data: bool) -> Outcome: ...
 
@@ -136,6 +138,9 @@ class ModuleReconciler:
             await self._reporter.report(key, body, [Condition.refused(ACCEPTED, refusal)], {"phase": "Failed"})
             return True
         planned = plan_module(self._cluster, module, self._settings)
+        if isinstance(planned, ModuleState):
+            files = await migration_files(self._kube, module)
+            planned = files if isinstance(files, Refusal) else replace(planned, migrations=files)
         if isinstance(planned, Refusal):
             running = (body.get("status") or {}).get("installedVersion")
             fields = {"slug": module.slug, "phase": "Active" if running else "Failed"}
@@ -179,7 +184,11 @@ class ModuleReconciler:
             return Outcome(refusal=Refusal("SecretTaken", f"metadata.name: {error}"))
         except KubeError as error:
             raise Unavailable("Kubernetes", f"the Secret {secret_name(item.module)!r}: {error}") from error
-        return await self._postgres.apply_module(item.state, password)
+        made = await self._postgres.apply_module(item.state, password)
+        if made.refusal:
+            return made
+        migrated = await self._postgres.migrate_module(item.state.slug, item.state.version, item.state.migrations)
+        return Outcome([*made.changes, *migrated.changes], migrated.refusal)
 
     async def _show(self, work: list[_Work]) -> None:
         shown = await attempt_all("Valkey", self._valkey.apply_modules, [item.state for item in work], _slug)

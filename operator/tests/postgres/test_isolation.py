@@ -23,6 +23,8 @@ KERNEL_TABLES = {
         "modules",
         "module_tenants",
         "module_models",
+        "module_migrations",
+        "module_migrators",
         "processed_event_ids",
     },
     "template": {"model_template"},

@@ -7,9 +7,10 @@ from uuid import UUID
 import asyncpg
 
 from kernel_common.database import open_pool
-from kernel_operator.desired import ModuleState, Outcome, TenantState
+from kernel_operator.desired import Migration, ModuleState, Outcome, TenantState
 from kernel_operator.targets.postgres import erasure, modules, outbox, tenants
 from kernel_operator.targets.postgres.migrate import migrate, shipped
+from kernel_operator.targets.postgres.module_migrations import close_abandoned, migrate_module
 from kernel_operator.targets.postgres.preparation import require_bootstrap
 from kernel_operator.targets.postgres.publications import ensure_publications
 from kernel_operator.targets.postgres.session import transaction, unavailable_explained
@@ -23,6 +24,7 @@ class PostgresTarget:
         self._url, self._connections = database_url, connections
         self._opened: asyncpg.Pool | None = None
         self._opening = asyncio.Lock()
+        self._migrating = asyncio.Semaphore(max(1, connections // 2))
 
     async def close(self) -> None:
         if self._opened is not None:
@@ -55,7 +57,9 @@ class PostgresTarget:
 
     async def upkeep(self) -> Outcome:
         """What has to be done every day, at least; a question when there is nothing to do."""
-        return await outbox.make_partitions(await self._pool())
+        pool = await self._pool()
+        made = await outbox.make_partitions(pool)
+        return Outcome((*made.changes, *await close_abandoned(pool)))
 
     async def apply_tenants(self, states: Sequence[TenantState]) -> dict[UUID, Outcome]:
         """See ``tenants.apply_tenants``."""
@@ -72,6 +76,10 @@ class PostgresTarget:
     async def apply_module(self, module: ModuleState, password: str) -> Outcome:
         """See ``modules.apply_module``."""
         return await modules.apply_module(await self._pool(), module, password)
+
+    async def migrate_module(self, slug: str, version: str, migrations: Sequence[Migration]) -> Outcome:
+        """See ``module_migrations.migrate_module``."""
+        return await migrate_module(await self._pool(), self._url, slug, version, migrations, at_once=self._migrating)
 
     async def module_holder(self, slug: str) -> tuple[str, str, str] | None:
         """See ``modules.module_holder``."""
