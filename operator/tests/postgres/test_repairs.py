@@ -1,13 +1,15 @@
 """Whatever was damaged is put right by the next comparison, told, and not touched again."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import asyncpg
 import pytest
 
+from kernel_operator.desired import Column, ColumnType
 from kernel_operator.targets.postgres import PostgresTarget
 
-from .conftest import PASSWORD, Installed
+from .conftest import PASSWORD, Installed, add_rows
 
 Install = Callable[..., Awaitable[Installed]]
 
@@ -92,6 +94,36 @@ async def test_damage_is_repaired_once(
     assert any(clause in change for change in outcome.changes), outcome.changes
     assert await state_of(admin, installed) == before
     assert (await target.apply_module(installed.module, PASSWORD)).changes == ()
+
+
+@pytest.mark.parametrize("column", ["score", "deleted_at"])
+async def test_a_column_that_was_dropped_with_its_values_is_told_and_not_guessed(
+    column: str, target: PostgresTarget, admin: asyncpg.Connection, install: Install
+) -> None:
+    installed = await install()
+    await add_rows(admin, installed.table, installed.a)
+    await admin.execute(f"ALTER TABLE {installed.table} DROP COLUMN {column}")
+    outcome = await target.apply_module(installed.module, PASSWORD)
+    assert outcome.refusal is not None
+    assert outcome.refusal.reason == "ColumnLost"
+    assert f"ADD COLUMN {column}" in outcome.refusal.message
+    assert outcome.changes == ()
+    kind = "integer" if column == "score" else "timestamptz"
+    await admin.execute(f"ALTER TABLE {installed.table} ADD COLUMN {column} {kind}")
+    assert (await target.apply_module(installed.module, PASSWORD)).refusal is None
+
+
+async def test_a_field_that_is_new_is_added_to_a_table_with_rows(
+    target: PostgresTarget, admin: asyncpg.Connection, install: Install
+) -> None:
+    installed = await install()
+    await add_rows(admin, installed.table, installed.a)
+    contacts = installed.module.models[0]
+    grown = replace(contacts, columns=(*contacts.columns, Column("stars", ColumnType.INTEGER)))
+    module = replace(installed.module, models=(grown, *installed.module.models[1:]))
+    outcome = await target.apply_module(module, PASSWORD)
+    assert outcome.refusal is None
+    assert any("added column stars" in change for change in outcome.changes)
 
 
 UNREPAIRABLE = {

@@ -106,7 +106,8 @@ def _require_possible(module: ModuleState, observed: Observed) -> None:
 def _changes(module: ModuleState, observed: Observed, password: str) -> list[Change]:
     changes = [*login_changes(module, observed, password), *schema_changes(module, observed)]
     for model in module.models:
-        changes += table_changes(module, model, observed.tables.get(model.name), observed.template)
+        known = [column["name"] for column in observed.models.get(model.name, {}).get("columns", ())]
+        changes += table_changes(module, model, observed.tables.get(model.name), observed.template, known)
     return changes
 
 

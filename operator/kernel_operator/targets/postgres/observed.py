@@ -49,6 +49,7 @@ class Table(Owned):
     row_security: bool
     forced: bool
     identity: str
+    may_hold_rows: bool = False
     column_grantees: list[str]
     columns: dict[str, Column]
     keys: list[str]

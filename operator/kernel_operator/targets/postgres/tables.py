@@ -37,8 +37,14 @@ _TRIGGERS = {
 }
 
 
-def table_changes(module: ModuleState, model: Model, found: Table | None, template: Table) -> Iterator[Change]:
-    """What makes the table of ``model`` as it should be. Raises Refused for what is no addition."""
+def table_changes(
+    module: ModuleState, model: Model, found: Table | None, template: Table, known: Collection[str] = ()
+) -> Iterator[Change]:
+    """What makes the table of ``model`` as it should be. Raises Refused for what is no addition.
+
+    ``known`` are the fields that were recorded when the module was last applied: one of them that is
+    not there now was dropped by somebody.
+    """
     at, what = _names(module, model)
     reserved = [column.name for column in model.columns if column.name in template.columns]
     if reserved:
@@ -49,6 +55,7 @@ def table_changes(module: ModuleState, model: Model, found: Table | None, templa
         yield from (Change("", step.statements) for step in steps)
     else:
         yield from own(what, "TABLE", found, module.schema, *at)
+        _require_kept(at, {*known, *template.columns}, found)
         yield from _columns(at, what, model, found, template)
         yield from _protect(module, model, found, template)
 
@@ -121,6 +128,18 @@ def _columns(at: tuple[str, str], what: str, model: Model, found: Table, templat
             f"ALTER TABLE %I.%I ADD {'PRIMARY KEY' if kind == 'p' else 'UNIQUE'} ({', '.join('%I' for _ in columns)})"
         )
         yield change(f"restored the key ({', '.join(columns)}) of {what}", template_sql, *at, *columns)
+
+
+def _require_kept(at: tuple[str, str], known: Collection[str], found: Table) -> None:
+    """Raises Refused when a column was dropped from a table with rows: an empty one in its place would hide
+    that their values are lost, and a lost ``deleted_at`` would bring deleted rows back."""
+    lost = sorted(set(known) - set(found.columns))
+    if lost and found.may_hold_rows:
+        raise Refused(
+            "ColumnLost",
+            f"column {lost[0]} of table {'.'.join(at)} was dropped while the table had rows: restore it from a backup, "
+            f"or give its values up with ALTER TABLE {'.'.join(at)} ADD COLUMN {lost[0]}, as kernel_operator",
+        )
 
 
 def _base_column(at: tuple[str, str], what: str, name: str, wanted: Column, there: Column | None) -> Iterator[Change]:

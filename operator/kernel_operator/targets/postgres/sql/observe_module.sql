@@ -10,6 +10,7 @@ described AS (
     'row_security', r.relrowsecurity,
     'forced', r.relforcerowsecurity,
     'identity', r.relreplident,
+    'may_hold_rows', pg_relation_size(r.oid) > 0,  -- the operator sees no row to count
     'grants', ARRAY(
       SELECT format('%s=%s%s', CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(grantee) END,
         privilege_type, CASE WHEN is_grantable THEN '*' END)
