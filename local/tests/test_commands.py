@@ -225,15 +225,20 @@ def test_everything_replaced(
         KAFKA_PASSWORD=kafka.admin_conf["sasl.password"],
         KUBECONFIG=str(kubernetes.kubeconfig),
     )
-    command("up", "--cluster", "current")
-    shown = command("status").stdout
-    assert (shown.count("external"), shown.count("running")) == (5, 1)
-    assert set(Site(kernel.data).processes.recorded()) == {"operator"}
-    assert postgres.admin_url not in shown
-    assert command("kubectl", "get", "crd", "tenants.platform-kernel.io").returncode == 0
-    command("down")
-    assert kubernetes.kubectl("get", "ns").returncode == 0
-    assert valkey.pid
+    try:
+        command("up", "--cluster", "current")
+        shown = command("status").stdout
+        assert (shown.count("external"), shown.count("running")) == (5, 1)
+        assert set(Site(kernel.data).processes.recorded()) == {"operator"}
+        assert postgres.admin_url not in shown
+        assert command("kubectl", "get", "crd", "tenants.platform-kernel.io").returncode == 0
+        command("down")
+        assert kubernetes.kubectl("get", "ns").returncode == 0
+        assert valkey.pid
+    finally:
+        for server in (postgres, valkey, kafka, clickhouse):
+            server.stop()
+            server.start()  # gives the operator's logins back the passwords that other tests know
 
 
 def test_errors_are_one_line(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def root(cluster):
     cluster.apply(tenant(name, tier="owner"))
     cluster.wait_ready("tenant", name)
     yield name
-    cluster.run("delete", "tenants", "-l", f"of={name}", "--timeout=90s")
+    cluster.run("delete", "tenants", "-l", f"of={name}", "--timeout=140s")
     cluster.delete("tenant", name)
 
 

@@ -60,7 +60,8 @@ class Admin:
         self._client = AdminClient(settings, logger=quiet)
 
     def _note(self, error: KafkaError) -> None:
-        self._last_error = error
+        if self._last_error is None or error.code() != KafkaError._ALL_BROKERS_DOWN:  # which sums up what was told
+            self._last_error = error
 
     async def brokers(self) -> int:
         """How many brokers the cluster has."""
