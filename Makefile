@@ -4,7 +4,7 @@ YAML := $(wildcard crds examples operator/rbac)
 KERNEL := .venv/bin/kernel
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test e2e lint bench clean environment
+.PHONY: help demo up down test e2e soak lint bench clean environment
 
 help: ## print this
 	@sed -n 's/^\([a-z0-9]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
@@ -23,6 +23,9 @@ test: environment ## run all tests, on real servers that start and end with the 
 
 e2e: environment ## run only the end-to-end tests
 	@$(PYTHON) -m pytest tests/e2e $(ARGS)
+
+soak: environment ## run the long fault tests: storms, and a kill after each external write (about ten minutes)
+	@$(PYTHON) -m pytest -m soak tests/e2e $(ARGS)
 
 lint: environment ## check format, style, types, import directions and YAML
 	@$(PYTHON) -m ruff format --check .

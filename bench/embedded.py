@@ -1,5 +1,6 @@
 """A fresh embedded platform for a benchmark, and an administrator's client for its API server."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -12,6 +13,9 @@ import yaml
 from kernel_local.platform import bring_up
 from kernel_local.testing import PlatformServers, Run
 from kernel_operator.kube import TENANTS, Kube, path_of
+
+_LOOK_AGAIN = 0.1
+"""Seconds between two lists of everything, which would else take a good part of the machine from what is measured."""
 
 
 @contextmanager
@@ -74,6 +78,7 @@ async def ready_at(kube: Kube, kind: str, count: int, bound: float) -> list[floa
             conditions = (item.get("status") or {}).get("conditions", [])
             if any(c["type"] == "Ready" and c["status"] == "True" for c in conditions):
                 seen.setdefault(item["metadata"]["name"], now)
+        await asyncio.sleep(_LOOK_AGAIN)
     return list(seen.values())
 
 

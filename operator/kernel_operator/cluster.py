@@ -32,6 +32,7 @@ class Cluster:
         self._bodies: dict[str, dict[Key, Body]] = {TENANTS: {}, MODULES: {}}
         self._told: dict[Key, _Essence] = {}
         self._gone: dict[Key, int] = {}
+        self._listed: dict[str, tuple[int, Mapping[Key, int]]] = {TENANTS: (-1, {}), MODULES: (-1, {})}
         self._tenants: dict[str, Tenant] = {}
         self._modules: dict[Key, KernelModule] = {}
         self._invalid: dict[Key, InvalidResource] = {}
@@ -48,7 +49,7 @@ class Cluster:
             self._gone[key] = _version(body)
             known = before is not None and before["metadata"]["uid"] == body["metadata"]["uid"]
             return self._forget(key) if known else []
-        if before is not None and _version(body) < _version(before):
+        if _version(body) < self._oldest(key):
             return []  # an older event that came late
         told, essence = self._told.get(key), _essence(body)
         self._told[key] = essence
@@ -77,6 +78,7 @@ class Cluster:
         Returns the keys of objects that are gone and of those they affect.
         """
         there = {key_of(kind, metadata): int(metadata["resourceVersion"]) for metadata in listed}
+        self._listed[kind] = version, there
         touched: list[Key] = []
         for key, body in list(self._bodies[kind].items()):
             if key not in there and _version(body) <= version:  # a newer one was made after the list
@@ -109,6 +111,14 @@ class Cluster:
     def _knows(self, key: Key, version: int) -> bool:
         body = self.body(key)
         return (body is not None and version <= _version(body)) or version <= self._gone.get(key, -1)
+
+    def _oldest(self, key: Key) -> int:
+        """The oldest version that can still be news of ``key``. A watch that was broken goes on where it was, and
+        tells of objects that a list has meanwhile shown to be gone: taken for alive, they would be made again."""
+        if (body := self.body(key)) is not None:
+            return _version(body)
+        version, there = self._listed[key.kind]
+        return max(there.get(key, version + 1), self._gone.get(key, -1) + 1)
 
     def body(self, key: Key) -> Body | None:
         return self._bodies[key.kind].get(key)

@@ -206,3 +206,18 @@ def test_an_object_that_breaks_a_rule_is_named_and_harms_nobody(cluster: Cluster
     assert error.field == "spec.parent"
     assert cluster.tenant("bad") is None
     assert len(list(cluster.tenants())) == 3
+
+
+def test_what_a_list_has_shown_to_be_gone_does_not_come_back_by_an_event_that_is_late(cluster: Cluster) -> None:
+    alive = edited(dict(cluster.body(key("leaf")) or {}), finalizers=[FINALIZER])
+    deleting = edited(alive, deletionTimestamp="2026-01-01T00:00:00Z")
+    cluster.wrote(TENANTS, deleting)
+    after = int(edited(deleting)["metadata"]["resourceVersion"])
+    others = [dict(cluster.body(key(name)) or {})["metadata"] for name in ("root", "mid")]
+    assert key("leaf") in cluster.reconcile_list(TENANTS, others, after)
+    assert cluster.observe(TENANTS, alive) == []
+    assert cluster.body(key("leaf")) is None
+    cluster.observe(TENANTS, edited(deleting), deleted=True)
+    anew = tenant("leaf", "client", "mid")
+    assert key("leaf") in cluster.observe(TENANTS, anew)
+    assert cluster.body(key("leaf")) == anew
