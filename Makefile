@@ -24,7 +24,7 @@ test: environment ## run all tests, on real servers that start and end with the 
 e2e: environment ## run only the end-to-end tests
 	@$(PYTHON) -m pytest tests/e2e $(ARGS)
 
-soak: environment ## run the long fault tests: storms, and a kill after each external write (about ten minutes)
+soak: environment ## run the long fault tests: storms, and a kill after each external write (about five minutes)
 	@$(PYTHON) -m pytest -m soak tests/e2e $(ARGS)
 
 lint: environment ## check format, style, types, import directions and YAML
