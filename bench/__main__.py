@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import platform
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -24,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("name", nargs="?", choices=[*NAMES, []], default=[], help="one path; all of them without it")
     chosen = parser.parse_args().name
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=160)  # whole in a pipe or a log
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
     found: list[Measure] = []
     for name in [chosen] if chosen else NAMES:
@@ -38,10 +39,9 @@ def main() -> None:
 
 def table(measures: list[Measure]) -> Table:
     shown = Table(title="each path against its limit or a peer, in this run")
-    for heading, justify in (("path", "left"), ("measure", "left"), ("value", "right"), ("reference", "left")):
-        shown.add_column(heading, justify=justify)  # type: ignore[arg-type]
-    for heading in ("reference value", "ratio", "target"):
-        shown.add_column(heading, justify="right")
+    numbers = ("value", "reference value", "ratio", "target")
+    for heading in ("path", "measure", "value", "reference", "reference value", "ratio", "target"):
+        shown.add_column(heading, justify="right" if heading in numbers else "left")
     for m in measures:
         better = m.ratio >= m.target if m.better == "higher" else m.ratio <= m.target
         colour = "green" if better else "yellow"

@@ -5,7 +5,7 @@ The official client costs a Python process most of its memory; eight calls don't
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -206,9 +206,9 @@ class Kube:
         namespace = event["metadata"]["namespace"]
         await self.call("POST", f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", event)
 
-    async def _or_none(self, call: Any) -> dict[str, Any] | None:
+    async def _or_none(self, call: Awaitable[dict[str, Any]]) -> dict[str, Any] | None:
         try:
-            return await call  # type: ignore[no-any-return]
+            return await call
         except KubeError as error:
             if error.status == 404:
                 return None
