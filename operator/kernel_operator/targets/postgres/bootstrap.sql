@@ -1,12 +1,12 @@
 -- Run once by an administrator (a superuser), with psql, against the database `postgres`:
 --
---   KERNEL_OPERATOR_PASSWORD=... KERNEL_CDC_PASSWORD=... psql -X -d postgres -f bootstrap.sql
+--   KERNEL_OPERATOR_PASSWORD=... KERNEL_CDC_PASSWORD=... KERNEL_GATEWAY_PASSWORD=... psql -X -d postgres -f bootstrap.sql
 --
 -- It makes what the operator, who is no superuser, can't make: the roles with attributes of their own,
 -- the database, and the table that migrations are recorded in. Everything else is the operator's work.
 -- Running it again is harmless: it puts right what differs and sets the passwords anew. A password may
 -- be given as a SCRAM-SHA-256 verifier instead of plain text. Passwords may also come as the psql
--- variables operator_password and cdc_password, but never put them on a command line.
+-- variables operator_password, cdc_password and gateway_password, but never put them on a command line.
 
 \set ON_ERROR_STOP on
 \set QUIET on
@@ -21,6 +21,13 @@
 \endif
 \if :{?cdc_password} \else
   DO $$BEGIN RAISE EXCEPTION 'bootstrap.sql: set KERNEL_CDC_PASSWORD in the environment'; END$$;
+\endif
+
+\if :{?gateway_password} \else
+  \getenv gateway_password KERNEL_GATEWAY_PASSWORD
+\endif
+\if :{?gateway_password} \else
+  DO $$BEGIN RAISE EXCEPTION 'bootstrap.sql: set KERNEL_GATEWAY_PASSWORD in the environment'; END$$;
 \endif
 
 DO $$
@@ -40,7 +47,7 @@ SET password_encryption = 'scram-sha-256';
 SET client_min_messages = warning;
 
 SELECT format('CREATE ROLE %I', wanted)
-FROM unnest(ARRAY['kernel_operator', 'kernel_cdc', 'kernel_cross', 'kernel_app', 'kernel_publisher']) AS wanted
+FROM unnest(ARRAY['kernel_operator', 'kernel_cdc', 'kernel_cross', 'kernel_app', 'kernel_publisher', 'kernel_gateway']) AS wanted
 WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = wanted)
 \gexec
 
@@ -50,6 +57,8 @@ ALTER ROLE kernel_operator WITH LOGIN CREATEROLE NOSUPERUSER NOCREATEDB NOREPLIC
   PASSWORD :'operator_password';
 ALTER ROLE kernel_cdc WITH LOGIN REPLICATION BYPASSRLS NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT
   PASSWORD :'cdc_password';
+ALTER ROLE kernel_gateway WITH LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS INHERIT
+  PASSWORD :'gateway_password';
 ALTER ROLE kernel_cross WITH NOLOGIN BYPASSRLS NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOINHERIT;
 ALTER ROLE kernel_app WITH NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS NOINHERIT;
 ALTER ROLE kernel_publisher WITH NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS NOINHERIT;
@@ -60,9 +69,11 @@ FROM pg_catalog.pg_auth_members AS m
 JOIN pg_catalog.pg_roles AS role ON role.oid = m.roleid
 JOIN pg_catalog.pg_roles AS member ON member.oid = m.member
 JOIN pg_catalog.pg_roles AS grantor ON grantor.oid = m.grantor
-WHERE role.rolname IN ('kernel_cdc', 'kernel_cross', 'kernel_operator') OR member.rolname IN ('kernel_cdc', 'kernel_cross')
+WHERE role.rolname IN ('kernel_cdc', 'kernel_cross', 'kernel_operator', 'kernel_gateway')
+  OR member.rolname IN ('kernel_cdc', 'kernel_cross', 'kernel_gateway')
 \gexec
 GRANT kernel_app, kernel_publisher TO kernel_operator WITH ADMIN TRUE, INHERIT FALSE, SET FALSE;
+GRANT kernel_app, kernel_publisher TO kernel_gateway WITH INHERIT TRUE, SET FALSE;
 
 ALTER ROLE kernel_operator SET search_path = pg_catalog;
 ALTER ROLE kernel_operator SET createrole_self_grant = '';
@@ -73,6 +84,11 @@ ALTER ROLE kernel_operator SET timezone = 'UTC';
 ALTER ROLE kernel_cdc SET search_path = pg_catalog;
 ALTER ROLE kernel_cdc SET lock_timeout = '5s';
 ALTER ROLE kernel_cdc SET timezone = 'UTC';
+ALTER ROLE kernel_gateway SET search_path = pg_catalog;
+ALTER ROLE kernel_gateway SET statement_timeout = '30s';
+ALTER ROLE kernel_gateway SET lock_timeout = '5s';
+ALTER ROLE kernel_gateway SET idle_in_transaction_session_timeout = '30s';
+ALTER ROLE kernel_gateway SET timezone = 'UTC';
 
 -- The built-in collation is the same on every operating system: no index breaks with a new libc.
 SELECT $$CREATE DATABASE platform TEMPLATE template0 ENCODING 'UTF8' LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8'$$
@@ -98,3 +114,5 @@ CREATE TABLE IF NOT EXISTS kernel.schema_migrations (
   applied_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 ALTER TABLE kernel.schema_migrations OWNER TO kernel_operator;
+
+\ir cross.sql
