@@ -13,9 +13,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from kernel_local import service_account
 from kernel_local.connections import DATABASE, Connections
 from kernel_local.errors import PlatformError
-from kernel_local.parts import operator as operator_part
 from kernel_local.parts import postgres
 from kernel_local.platform import Platform, bring_up, claim, wipe
 from kernel_local.progress import Progress
@@ -173,7 +173,7 @@ def psql(site: Site, arguments: list[str]) -> int:
 def kubectl(site: Site, arguments: list[str]) -> int:
     """Becomes kubectl."""
     _must_exist(site)
-    program = str(operator_part.kubectl(site.get("cluster")))
+    program = str(service_account.program(site.get("cluster")))
     if not os.access(program, os.X_OK):
         raise PlatformError("kubectl is not there yet: run `kernel up` first")
     environment = dict(os.environ) | {"KUBECONFIG": str(site.data / "kubeconfig")}

@@ -83,6 +83,15 @@ class Connections:
             **self._kafka(admin["KAFKA_BROKERS"], protocol, "SCRAM-SHA-256", kafka.OPERATOR),
         }
 
+    def gateway(self) -> dict[str, str]:
+        """The variables of the gateway: PostgreSQL and Valkey under its own logins."""
+        admin, secret = self.administrator(), self.site.secret
+        database = _login(admin["DATABASE_URL"], "kernel_gateway", secret("postgres_kernel_gateway"))
+        return {
+            "DATABASE_URL": urlunsplit(urlsplit(database)._replace(path=f"/{DATABASE}")),
+            "VALKEY_URL": _login(admin["VALKEY_URL"], valkey.GATEWAY, secret(f"valkey_{valkey.GATEWAY}")),
+        }
+
     def writer(self) -> str:
         """ClickHouse as the user that writes what change data capture brings."""
         secret = self.site.secret(f"clickhouse_{clickhouse.WRITER}")

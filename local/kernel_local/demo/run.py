@@ -5,10 +5,10 @@ import subprocess
 
 from rich.console import Console
 
+from kernel_local import service_account
 from kernel_local.connections import Connections
 from kernel_local.demo.story import Access, tell
 from kernel_local.errors import PlatformError
-from kernel_local.parts.operator import kubectl as kubectl_of
 from kernel_local.paths import REPOSITORY
 from kernel_local.site import Site
 
@@ -33,7 +33,7 @@ def run(site: Site, console: Console) -> int:
 
 class _Kubectl:
     def __init__(self, site: Site) -> None:
-        self._command = [str(kubectl_of(site.get("cluster"))), f"--kubeconfig={site.data / 'kubeconfig'}"]
+        self._command = [str(service_account.program(site.get("cluster"))), f"--kubeconfig={site.data / 'kubeconfig'}"]
 
     def __call__(self, *arguments: str) -> str:
         done = subprocess.run([*self._command, *arguments], capture_output=True, text=True, timeout=180, check=False)

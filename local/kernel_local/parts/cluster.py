@@ -5,7 +5,6 @@ import os
 from kernel_local import files
 from kernel_local.errors import PartFailed, PlatformError
 from kernel_local.part import Part
-from kernel_local.parts.operator import kubectl
 from kernel_local.processes import Process
 from kernel_local.toolchain import kube
 
@@ -24,7 +23,7 @@ class CurrentCluster(Part):
         return None
 
     async def start(self) -> bool:
-        binary = kubectl("current")
+        binary = program("current")
         if binary == kube.program("kubectl"):
             await kube.build(self.site, self.note)
         try:

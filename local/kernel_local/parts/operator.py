@@ -8,24 +8,20 @@ import asyncio
 import hashlib
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
-from kernel_local import files, paths, probe
+from kernel_local import paths, probe
 from kernel_local.connections import Connections
-from kernel_local.errors import PartFailed, PlatformError
-from kernel_local.part import Command, Part, minimal_environment
-from kernel_local.toolchain import kube
+from kernel_local.errors import PartFailed
+from kernel_local.part import Command, Part
+from kernel_local.service_account import NAMESPACE, kubectl, write_kubeconfig
 
-NAMESPACE = "platform-kernel"
 TUNABLE = ("OPERATOR_RESYNC_SECONDS", "OPERATOR_STALL_SECONDS", "OPERATOR_FAULT_AFTER_WRITES", "LOG_LEVEL")
 """Settings of the operator that are taken over from the environment of ``kernel up``."""
 DEVELOPMENT = {"OPERATOR_RESYNC_SECONDS": "10"}
 """Who tries things out should not wait a minute to see a repair."""
 _ACCOUNT = "kernel-operator"
-_LIFETIME = "8760h"
 _RULES = (paths.REPOSITORY / "crds", paths.REPOSITORY / "operator/rbac")
 _SOURCES = (
     *_RULES,
@@ -57,42 +53,29 @@ class Operator(Part):
 
     async def prepare(self) -> None:
         await self._apply()
-        request = ("create", "token", _ACCOUNT, f"--namespace={NAMESPACE}", f"--duration={_LIFETIME}")
-        token = (await self._kubectl(*request)).strip()
-        admin: dict[str, Any] = json.loads((self.site.data / "kubeconfig").read_text())
-        admin["users"] = [{"name": user["name"], "user": {"token": token}} for user in admin["users"]]
-        files.write(self.kubeconfig, json.dumps(admin, indent=1))
+        await write_kubeconfig(self.site, self.name, _ACCOUNT, self.kubeconfig)
         self.site.put("operator", self._fingerprint())
 
     async def _apply(self) -> None:
         self.note("applying CRDs and rights")
         sources = [f"--filename={folder}" for folder in _RULES]
         options = ("apply", "--server-side", "--force-conflicts", "--field-manager=kernel-local")
-        await self._kubectl(*options, *sources)
-        await self._kubectl(
+        await kubectl(self.site, self.name, *options, *sources)
+        await kubectl(
+            self.site,
+            self.name,
             *("wait", "--for=condition=Established", "--timeout=60s", "crd"),
             *("tenants.platform-kernel.io", "kernelmodules.platform-kernel.io"),
         )
         # Established is not yet answering: for a moment, new resources are "(re)initializing".
         for attempt in range(50):
             try:
-                await self._kubectl("get", "tenants,kernelmodules", "--all-namespaces", "--output=name")
+                await kubectl(self.site, self.name, "get", "tenants,kernelmodules", "--all-namespaces", "--output=name")
                 return
             except PartFailed:
                 if attempt == 49:
                     raise
                 await asyncio.sleep(0.1)
-
-    async def _kubectl(self, *arguments: str) -> str:
-        try:
-            return await self.site.processes.call(
-                "kubectl",
-                [kubectl(self.site.get("cluster")), *arguments],
-                environment=minimal_environment() | {"KUBECONFIG": str(self.site.data / "kubeconfig")},
-                timeout=120,
-            )
-        except PlatformError as error:
-            raise PartFailed(f"operator: {error}") from None
 
     def _environment(self) -> dict[str, str]:
         tuned = DEVELOPMENT | {name: value for name in TUNABLE if (value := os.environ.get(name))}
@@ -124,9 +107,3 @@ class Operator(Part):
 
     async def ready(self) -> bool:
         return await probe.answers(self.site.port("operator"), "/readyz")
-
-
-def kubectl(cluster: str) -> Path:
-    """A kubectl for the cluster: our own build for the embedded one, the machine's for another, ours if it has none."""
-    machine = shutil.which("kubectl") if cluster == "current" else None
-    return Path(machine) if machine else kube.program("kubectl")

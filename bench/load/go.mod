@@ -1,0 +1,3 @@
+module platform-kernel.io/bench/load
+
+go 1.24

@@ -1,0 +1,44 @@
+"""kubectl as the administrator, and a kubeconfig for a service account: how our own processes reach the cluster."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from kernel_local import files
+from kernel_local.errors import PartFailed, PlatformError
+from kernel_local.part import minimal_environment
+from kernel_local.site import Site
+from kernel_local.toolchain import kube
+
+NAMESPACE = "platform-kernel"
+_LIFETIME = "8760h"
+
+
+def program(cluster: str) -> Path:
+    """A kubectl for the cluster: our own build for the embedded one, the machine's for another, ours if it has none."""
+    machine = shutil.which("kubectl") if cluster == "current" else None
+    return Path(machine) if machine else kube.program("kubectl")
+
+
+async def kubectl(site: Site, part: str, *arguments: str) -> str:
+    """What kubectl prints, run for ``part`` as the administrator. Raises PartFailed."""
+    try:
+        return await site.processes.call(
+            "kubectl",
+            [program(site.get("cluster")), *arguments],
+            environment=minimal_environment() | {"KUBECONFIG": str(site.data / "kubeconfig")},
+            timeout=120,
+        )
+    except PlatformError as error:
+        raise PartFailed(f"{part}: {error}") from None
+
+
+async def write_kubeconfig(site: Site, part: str, account: str, target: Path) -> None:
+    """Writes the administrator's kubeconfig to ``target`` with a token of the service account in place of his own
+    login. Raises PartFailed."""
+    request = ("create", "token", account, f"--namespace={NAMESPACE}", f"--duration={_LIFETIME}")
+    token = (await kubectl(site, part, *request)).strip()
+    admin: dict[str, Any] = json.loads((site.data / "kubeconfig").read_text())
+    admin["users"] = [{"name": user["name"], "user": {"token": token}} for user in admin["users"]]
+    files.write(target, json.dumps(admin, indent=1))
