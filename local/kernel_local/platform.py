@@ -19,7 +19,9 @@ from kernel_local.parts import postgres
 from kernel_local.parts.attached import Attached
 from kernel_local.parts.clickhouse import ClickHouse
 from kernel_local.parts.cluster import CurrentCluster
+from kernel_local.parts.envoy import Envoy
 from kernel_local.parts.etcd import Etcd
+from kernel_local.parts.gateway import Gateway
 from kernel_local.parts.kafka import Kafka
 from kernel_local.parts.kubernetes import ApiServer, ControllerManager
 from kernel_local.parts.operator import Operator
@@ -28,9 +30,15 @@ from kernel_local.parts.valkey import Valkey
 from kernel_local.processes import Process, end
 from kernel_local.site import Site
 
-_OWN: tuple[type[Part], ...] = (Postgres, Valkey, Kafka, ClickHouse, Etcd, ApiServer, ControllerManager, Operator)
+_OWN: tuple[type[Part], ...] = (
+    *(Postgres, Valkey, Kafka, ClickHouse, Etcd, ApiServer, ControllerManager),
+    *(Operator, Gateway, Envoy),
+)
 PART_NAMES = tuple(part.name for part in _OWN)
-_FILES = (*PART_NAMES, "kafka-training", "pki", "kubeconfig", "logs", "run", "secrets.json", "state.json")
+_FILES = (
+    *PART_NAMES,
+    *("service-crm", "kafka-training", "pki", "kubeconfig", "logs", "run", "secrets.json", "state.json"),
+)
 """All that a platform writes into its data directory, besides the lock."""
 
 

@@ -1,5 +1,6 @@
-"""kubectl as the administrator, and a kubeconfig for a service account: how our own processes reach the cluster."""
+"""kubectl as the administrator, and the logins of service accounts: how our own processes reach the cluster."""
 
+import base64
 import json
 import shutil
 from pathlib import Path
@@ -34,11 +35,39 @@ async def kubectl(site: Site, part: str, *arguments: str) -> str:
         raise PartFailed(f"{part}: {error}") from None
 
 
+async def _token(site: Site, part: str, account: str) -> str:
+    request = ("create", "token", account, f"--namespace={NAMESPACE}", f"--duration={_LIFETIME}")
+    return (await kubectl(site, part, *request)).strip()
+
+
+async def write_token(site: Site, part: str, account: str, folder: Path) -> None:
+    """Writes what a pod would find mounted: ``token`` and ``ca.crt``. Raises PartFailed."""
+    files.write(folder / "token", await _token(site, part, account))
+    files.write(folder / "ca.crt", _authority(site))
+
+
+def address(site: Site) -> str:
+    """The URL of the API server."""
+    return str(_cluster(site)["server"])
+
+
+def _authority(site: Site) -> str:
+    cluster = _cluster(site)
+    if data := cluster.get("certificate-authority-data"):
+        return base64.b64decode(data).decode()
+    return Path(cluster["certificate-authority"]).read_text() if "certificate-authority" in cluster else ""
+
+
+def _cluster(site: Site) -> dict[str, Any]:
+    admin: dict[str, Any] = json.loads((site.data / "kubeconfig").read_text())
+    found: dict[str, Any] = admin["clusters"][0]["cluster"]
+    return found
+
+
 async def write_kubeconfig(site: Site, part: str, account: str, target: Path) -> None:
     """Writes the administrator's kubeconfig to ``target`` with a token of the service account in place of his own
     login. Raises PartFailed."""
-    request = ("create", "token", account, f"--namespace={NAMESPACE}", f"--duration={_LIFETIME}")
-    token = (await kubectl(site, part, *request)).strip()
+    token = await _token(site, part, account)
     admin: dict[str, Any] = json.loads((site.data / "kubeconfig").read_text())
     admin["users"] = [{"name": user["name"], "user": {"token": token}} for user in admin["users"]]
     files.write(target, json.dumps(admin, indent=1))

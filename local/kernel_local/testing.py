@@ -27,6 +27,8 @@ from kernel_local.connections import Connections
 from kernel_local.errors import PlatformError
 from kernel_local.part import Part
 from kernel_local.parts import clickhouse as clickhouse_part
+from kernel_local.parts import envoy as envoy_part
+from kernel_local.parts import gateway as gateway_part
 from kernel_local.parts import kafka as kafka_part
 from kernel_local.parts import postgres as postgres_part
 from kernel_local.parts import valkey as valkey_part
@@ -197,6 +199,34 @@ class KubernetesServer(Server):
         return Kubectl(self.kubeconfig)
 
 
+class GatewayServer(Server):
+    _part: gateway_part.Gateway
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What the gateway itself gets."""
+        return dict(self._part.command().environment)
+
+    @property
+    def mails(self) -> Path:
+        """Where the mails are that it has sent."""
+        return self._part.mails
+
+
+class EnvoyServer(Server):
+    _part: envoy_part.Envoy
+
+    @property
+    def url(self) -> str:
+        """https://localhost:port"""
+        return self._part.where
+
+    @property
+    def authority(self) -> Path:
+        """The certificate to trust."""
+        return self._part.authority
+
+
 class PlatformServers:
     """Everything, with the operator running: servers of its own, so that what the operator does is no other test's."""
 
@@ -209,6 +239,18 @@ class PlatformServers:
         self.clickhouse = ClickHouseServer(run.background, self._platform.parts["clickhouse"])
         self.kubernetes = KubernetesServer(run.background, self._platform.parts["kube-apiserver"])
         self.operator = Server(run.background, self._platform.parts["operator"])
+
+    @property
+    def gateway(self) -> GatewayServer:
+        return GatewayServer(self._background, self._platform.parts["gateway"])
+
+    @property
+    def envoy(self) -> EnvoyServer:
+        return EnvoyServer(self._background, self._platform.parts["envoy"])
+
+    def beside(self, part: Part) -> Server:
+        """A part that is none of the platform's, such as a module's service; the caller ends it."""
+        return Server(self._background, part)
 
     @property
     def env(self) -> dict[str, str]:

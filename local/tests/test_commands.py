@@ -87,7 +87,7 @@ def test_a_platform_from_birth_to_removal(kernel: Command) -> None:
     again = kernel("up")
     assert "it was up already" in again.stdout
     shown = kernel("status").stdout
-    assert shown.count("running") == 8
+    assert shown.count("running") == 10
 
     script = 'eval "$(' + shlex.join([*KERNEL, "env"]) + ')"; printf %s "$DATABASE_URL|$KUBECONFIG"'
     done = subprocess.run(["sh", "-c", script], env=kernel.environment, capture_output=True, text=True, check=True)
@@ -212,7 +212,7 @@ def test_everything_replaced(
     clickhouse: ClickHouseServer,
     kubernetes: KubernetesServer,
 ) -> None:
-    """With a server of each kind named by its URL, only the operator is ours."""
+    """With a server of each kind named by its URL, only the operator, the gateway and Envoy are ours."""
     command = Command(
         kernel.data,
         DATABASE_URL=postgres.admin_url,
@@ -228,8 +228,8 @@ def test_everything_replaced(
     try:
         command("up", "--cluster", "current")
         shown = command("status").stdout
-        assert (shown.count("external"), shown.count("running")) == (5, 1)
-        assert set(Site(kernel.data).processes.recorded()) == {"operator"}
+        assert (shown.count("external"), shown.count("running")) == (5, 3)
+        assert set(Site(kernel.data).processes.recorded()) == {"operator", "gateway", "envoy"}
         assert postgres.admin_url not in shown
         assert command("kubectl", "get", "crd", "tenants.platform-kernel.io").returncode == 0
         command("down")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kernel_local.demo import systems
+from kernel_local.demo.gateway import Door, Service, visits
 from kernel_local.demo.proof import Proof
 from kernel_local.demo.repair import repairs
 
@@ -28,6 +29,9 @@ class Access:
     clickhouse_database: str
     valkey_url: str
     master_key: str
+    door: Door
+    service: Callable[[str], Service]
+    """The sample module's service, given the DATABASE_URL of the module's Secret."""
 
 
 async def tell(console: Console, kubectl: Kubectl, access: Access, examples: Path) -> bool:
@@ -44,8 +48,16 @@ async def tell(console: Console, kubectl: Kubectl, access: Access, examples: Pat
         started = time.perf_counter()
         console.print(kubectl(*step).rstrip(), highlight=False)
         console.print(f"[dim]{time.perf_counter() - started:.1f} s[/dim]\n")
-    proofs = await _ask(kubectl, access)
+    encoded = kubectl("get", "secret", "crm-database", "-n", "crm", "-o", "jsonpath={.data.DATABASE_URL}")
+    database_url = base64.b64decode(encoded).decode()
+    proofs = await _ask(database_url, access)
     console.print(_table("What each system answers", proofs))
+    console.print("\n[bold]The service of crm starts; its users come in through Envoy ...[/bold]")
+    service = access.service(database_url)
+    await service.start()
+    visited = await visits(access.door, kubectl, service)
+    console.print(_table("What they meet", visited))
+    proofs += visited
     console.print("\n[bold]Somebody drops a policy and a topic behind the operator's back ...[/bold]")
     repaired = await repairs(access.database_url, access.kafka)
     console.print(_table("What became of it", repaired))
@@ -58,10 +70,9 @@ async def tell(console: Console, kubectl: Kubectl, access: Access, examples: Pat
     return not wrong
 
 
-async def _ask(kubectl: Kubectl, access: Access) -> list[Proof]:
-    encoded = kubectl("get", "secret", "crm-database", "-n", "crm", "-o", "jsonpath={.data.DATABASE_URL}")
+async def _ask(database_url: str, access: Access) -> list[Proof]:
     return [
-        *await systems.postgres(base64.b64decode(encoded).decode()),
+        *await systems.postgres(database_url),
         *await systems.kafka(access.kafka),
         *await systems.clickhouse(
             access.clickhouse_url, access.clickhouse_writer_url, access.clickhouse_database, access.master_key

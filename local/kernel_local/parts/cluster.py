@@ -6,6 +6,7 @@ from kernel_local import files
 from kernel_local.errors import PartFailed, PlatformError
 from kernel_local.part import Part
 from kernel_local.processes import Process
+from kernel_local.service_account import program
 from kernel_local.toolchain import kube
 
 

@@ -9,12 +9,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import ClassVar
 
 from kernel_local import paths, probe
 from kernel_local.connections import Connections
 from kernel_local.part import Command, Part, minimal_environment
-from kernel_local.service_account import write_kubeconfig
+from kernel_local.parts import envoy
+from kernel_local.service_account import address, write_token
 
 TUNABLE = (
     "JWT_ACCESS_TTL_SEC",
@@ -45,14 +45,12 @@ _SOURCES = (paths.REPOSITORY / "workloads/gateway/kernel_gateway", paths.REPOSIT
 class Gateway(Part):
     name = "gateway"
     needs = ("postgres", "valkey", "operator", "kube-apiserver")
-    port_names = ("gateway-api", "gateway-decision")
+    port_names = (envoy.API_PORT, envoy.DECISION_PORT)
     grace = 35.0
-    outer_port: ClassVar[str] = "gateway"
-    """The name of Envoy's port, which browsers and tokens know us by."""
 
     @property
     def where(self) -> str:
-        return f"http://127.0.0.1:{self.site.port('gateway-api')}"
+        return f"http://127.0.0.1:{self.site.port(envoy.API_PORT)}"
 
     @property
     def keys(self) -> Path:
@@ -63,11 +61,6 @@ class Gateway(Part):
         """Where mails are written while no SMTP_URL is given."""
         return self.home / "mail"
 
-    @property
-    def envoy_files(self) -> Path:
-        """Where Envoy finds what the gateway writes for it."""
-        return self.site.data / "envoy-files"
-
     async def start(self) -> bool:
         if self.process() is not None and self.site.get("gateway") != self._fingerprint():
             self.note("it has changed: restarting")
@@ -77,17 +70,18 @@ class Gateway(Part):
     async def prepare(self) -> None:
         # Envoy starts after us and keeps the port while it runs; tokens and links carry it.
         if self.site.processes.find("envoy") is None:
-            self.site.settle_ports((self.outer_port,))
-        self.site.settle_ports((f"service-{SAMPLE}",))
-        for folder in (self.keys, self.mails, self.envoy_files):
-            folder.mkdir(mode=0o755 if folder == self.envoy_files else 0o700, exist_ok=True)
+            self.site.settle_ports((envoy.HTTPS_PORT, envoy.ADMIN_PORT))
+        if not self.site.port(f"service-{SAMPLE}"):  # once: whoever listens there is the service
+            self.site.settle_ports((f"service-{SAMPLE}",))
+        for folder in (self.keys, self.mails, envoy.directory(self.site)):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not any(self.keys.glob("*.pem")):
             await self.site.processes.call(
                 "gateway-keys",
                 [sys.executable, "-m", "kernel_gateway", "keys", "rotate", "--directory", self.keys],
                 environment=minimal_environment(),
             )
-        await write_kubeconfig(self.site, self.name, _ACCOUNT, self.home / "kubeconfig")
+        await write_token(self.site, self.name, _ACCOUNT, self.home)
         self.site.put("gateway", self._fingerprint())
 
     def _environment(self) -> dict[str, str]:
@@ -99,14 +93,18 @@ class Gateway(Part):
             | tuned
             | {
                 "KERNEL_MASTER_KEY": self.site.master_key(),
-                "KUBECONFIG": str(self.home / "kubeconfig"),
+                "KUBERNETES_URL": address(self.site),
+                "KUBERNETES_TOKEN_FILE": str(self.home / "token"),
+                "KUBERNETES_CA_FILE": str(self.home / "ca.crt"),
                 "GATEWAY_HOST": "127.0.0.1",
-                "GATEWAY_PORT": str(self.site.port("gateway-api")),
-                "GATEWAY_DECISION_PORT": str(self.site.port("gateway-decision")),
+                "GATEWAY_PORT": str(self.site.port(envoy.API_PORT)),
+                "GATEWAY_DECISION_PORT": str(self.site.port(envoy.DECISION_PORT)),
                 "GATEWAY_KEYS_DIRECTORY": str(self.keys),
-                "GATEWAY_ENVOY_DIRECTORY": str(self.envoy_files),
+                "GATEWAY_ENVOY_ADMIN_PORT": str(self.site.port(envoy.ADMIN_PORT)),
+                "GATEWAY_ENVOY_DIRECTORY": str(envoy.directory(self.site)),
                 "GATEWAY_UPSTREAM_OVERRIDES": json.dumps(upstreams),
-                "GATEWAY_PUBLIC_URL": f"https://localhost:{self.site.port(self.outer_port)}",
+                "GATEWAY_PUBLIC_URL": f"https://localhost:{self.site.port(envoy.HTTPS_PORT)}",
+                "GATEWAY_SHUTDOWN_DELAY": "0",
                 "MAIL_DIRECTORY": str(self.mails),
                 "PYTHONUNBUFFERED": "1",
             }
@@ -126,4 +124,4 @@ class Gateway(Part):
         return Command([sys.executable, "-m", "kernel_gateway", "serve"], self._environment())
 
     async def ready(self) -> bool:
-        return await probe.answers(self.site.port("gateway-api"), "/ready")
+        return await probe.answers(self.site.port(envoy.API_PORT), "/ready")

@@ -200,6 +200,26 @@ def test_users_with_rights_that_others_have_cost_no_reopen(server) -> None:
     assert server.http("equal_199", "x", "SELECT 1").code == 516
 
 
+def test_the_system_tables_tell_of_each_user_as_it_comes_and_goes(server) -> None:
+    """Also of more than the pieces that are kept beside each other."""
+    names = [f"coming_{number:02}" for number in range(70)]
+    users = "SELECT groupArray(name) FROM (SELECT name FROM system.users WHERE name LIKE 'coming%' ORDER BY name)"
+    grants = "SELECT user_name, access_type FROM system.grants WHERE user_name LIKE 'coming%' ORDER BY ALL"
+    everyone = server.ask("SELECT count() FROM system.users")
+    for number, name in enumerate(names):
+        server.ask(f"CREATE USER {name} IDENTIFIED BY 'x'")
+        assert server.ask(users) == "[" + ",".join(f"'{one}'" for one in names[: number + 1]) + "]"
+    server.ask(f"GRANT SELECT ON analytics.* TO {names[0]}")
+    server.ask(f"GRANT INSERT ON analytics.* TO {names[0]}, {names[1]}")
+    assert server.ask(grants).split() == [names[0], "INSERT", names[0], "SELECT", names[1], "INSERT"]
+    server.ask(f"DROP USER {', '.join(names[1:])}")
+    server.ask(f"REVOKE INSERT ON analytics.* FROM {names[0]}")
+    assert server.ask(users) == f"['{names[0]}']"
+    assert server.ask(grants).split() == [names[0], "SELECT"]
+    server.ask(f"DROP USER {names[0]}")
+    assert server.ask("SELECT count() FROM system.users") == everyone
+
+
 def test_statements_that_arrive_together_share_reopens_and_a_bad_one_fails_alone(server) -> None:
     """Policies, unlike users, need a re-open each when they come alone."""
     before = server.reopens()

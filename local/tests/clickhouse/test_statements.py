@@ -98,6 +98,23 @@ def test_unknown_kinds_have_no_kind(normal) -> None:
     assert kind_of(normal) == ""
 
 
+_NAMES = st.sampled_from("abc")
+_POLICIES = st.tuples(st.sampled_from("pq"), st.booleans(), st.sets(_NAMES), st.sets(_NAMES))
+
+
+@given(st.sets(_NAMES), st.dictionaries(_NAMES, st.sets(st.sampled_from(["SELECT", "INSERT"]))), st.lists(_POLICIES))
+def test_all_rights_are_those_of_each_user(users, grants, policies) -> None:
+    state = AccessState(
+        dict.fromkeys(users, "0" * 64),
+        {user: frozenset(Grant(one) for one in held) for user, held in grants.items()},
+        {
+            (name, "a", "t"): RowPolicy(name, "a", "t", "1", False, to_all, tuple(to), tuple(excepted))
+            for name, to_all, to, excepted in policies
+        },
+    )
+    assert state.all_rights() == {state.rights(user) for user in users}
+
+
 def test_state_survives_saving(tmp_path) -> None:
     state = AccessState(
         {"u": "0" * 64},

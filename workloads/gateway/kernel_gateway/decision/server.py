@@ -8,6 +8,7 @@ It is written on the protocol level because a framework would cost more than the
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, cast
@@ -24,6 +25,7 @@ from kernel_gateway.access import (
     RULE_HEADER,
     TENANT_HEADER,
     USER_HEADER,
+    Allowed,
     Identity,
     Refused,
     Rule,
@@ -33,6 +35,10 @@ from kernel_gateway.decision.decider import Decider
 
 CLIENT_HEADER = "x-kernel-client"
 """The client's address, as Envoy knows it."""
+REPORT_PATH = b"/internal/breaker"
+"""Where Envoy's breakers tell of themselves. A request that is to be decided on carries a rule, whatever its path."""
+MAX_REPORT = 1024
+"""Bytes."""
 MAX_REQUEST = 128 * 1024
 """Bytes of one request: more than Envoy lets a client send in headers."""
 _MOST_AT_ONCE = 32
@@ -44,9 +50,15 @@ _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 log = logging.getLogger(__name__)
 
 
+Reports = Callable[[bytes], None]
+"""Takes the body of a report; raises ValueError when it is none."""
+
+
 class DecisionServer:
-    def __init__(self, decider: Decider) -> None:
-        self._decider = decider
+    """``reports`` is given what Envoy's breakers tell; without it nothing listens to them."""
+
+    def __init__(self, decider: Decider, reports: Reports | None = None) -> None:
+        self._decider, self._reports = decider, reports
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
         self.port = 0
@@ -56,7 +68,7 @@ class DecisionServer:
         """Listens. Raises OSError."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: _Connection(self._decider, self._connections), host, port, backlog=1024
+            lambda: _Connection(self._decider, self._reports, self._connections), host, port, backlog=1024
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -83,6 +95,7 @@ class _Exchange:
     __slots__ = (
         "_connection",
         "authorization",
+        "body",
         "client",
         "head_only",
         "keep_alive",
@@ -95,7 +108,7 @@ class _Exchange:
     def __init__(self, connection: "_Connection") -> None:
         self._connection = connection
         self.authorization: list[str] = []
-        self.path, self.rule, self.client, self.trace = b"", b"", b"", b""
+        self.path, self.rule, self.client, self.trace, self.body = b"", b"", b"", b"", b""
         self.head_only, self.keep_alive = False, True
         self.response: bytes | None = None
 
@@ -104,8 +117,8 @@ class _Exchange:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, decider: Decider, connections: "set[_Connection]") -> None:
-        self._decider, self._connections = decider, connections
+    def __init__(self, decider: Decider, reports: Reports | None, connections: "set[_Connection]") -> None:
+        self._decider, self._reports, self._connections = decider, reports, connections
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._exchange = _Exchange(self)
@@ -154,6 +167,10 @@ class _Connection(asyncio.Protocol):
         elif name == b"traceparent":
             self._exchange.trace = value
 
+    def on_body(self, body: bytes) -> None:
+        if len(self._exchange.body) <= MAX_REPORT:  # more is no report, and a question has none
+            self._exchange.body += body
+
     def on_message_complete(self) -> None:
         self._size = 0
         exchange, self._exchange = self._exchange, _Exchange(self)
@@ -163,6 +180,9 @@ class _Connection(asyncio.Protocol):
         if len(self._under_way) >= _MOST_AT_ONCE and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
+        if not exchange.rule and exchange.path == REPORT_PATH and self._reports is not None:
+            exchange(_taken(self._reports, exchange.body))
+            return
         rule = _rule(exchange.rule)
         if rule is None:
             metrics.decisions["internal-error"].inc()
@@ -214,6 +234,14 @@ class _Connection(asyncio.Protocol):
     def _end(self) -> None:
         if self._transport is not None:
             self._transport.close()
+
+
+def _taken(reports: Reports, body: bytes) -> Verdict:
+    try:
+        reports(body)
+    except ValueError as error:
+        return Refused(400, "validation-error", str(error))
+    return Allowed()
 
 
 def response(exchange: Any, verdict: Verdict) -> bytes:

@@ -73,6 +73,29 @@ def request(token: str, rule: str = f"{MODULE} dcrm.contacts.read", method: str 
     )
 
 
+async def test_reports_of_breakers_are_no_decisions(world: World) -> None:
+    """A report carries no rule; a request that is decided on does, whatever path it names."""
+    taken: list[bytes] = []
+
+    def take(body: bytes) -> None:
+        if body == b"wrong":
+            raise ValueError("no report")
+        taken.append(body)
+
+    server = DecisionServer((await world.seat()).decider, take)
+    await server.start(0)
+    edge = Edge(world, server)
+    try:
+        client = await edge.connect()
+        for body, answer in (("{}", 200), ("wrong", 400), ("x" * 5000, 200)):
+            report = f"POST /internal/breaker HTTP/1.1\r\nhost: d\r\ncontent-length: {len(body)}\r\n"
+            assert (await client.ask(f"{report}\r\n{body}"))[0] == answer
+        assert (await client.ask(f"{report}x-kernel-rule: - any\r\n\r\n{body}"))[0] == 401
+        assert taken[0] == b"{}" and len(taken) == 2 and len(taken[1]) <= 5000
+    finally:
+        await edge.close()
+
+
 async def test_allowed_says_who_asks_and_what_is_left(edge: Edge) -> None:
     person = await edge.world.person(await edge.world.tenant(limit=6, burst=50), "Member")
     client = await edge.connect()
