@@ -19,6 +19,8 @@ TITLES = {
     "token-expired": "The token has expired",
     "token-revoked": "The token was revoked",
     "invalid-credentials": "The credentials are wrong",
+    "mfa-required": "A code of the second factor is needed",
+    "registration-closed": "Registration is closed",
     "forbidden": "The permission is missing",
     "tenant-blocked": "The tenant is blocked",
     "not-found": "There is no such thing",
