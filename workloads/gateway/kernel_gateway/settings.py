@@ -54,6 +54,21 @@ class Settings(BaseSettings):
     anonymous_requests_per_minute: int = Field(120, ge=1)
     """The budget of one client address on routes that need no token."""
 
+    gateway_shutdown_delay: float = Field(5.0, ge=0)
+    """Seconds between SIGTERM, when /ready turns false, and the end of listening: time for others to see it."""
+    gateway_registration_parent: str | None = None
+    """The tenant (tier owner or partner) below which people register tenants of their own; unset: nobody can."""
+    kubernetes_url: str | None = None
+    """https://host:port of the Kubernetes API, where registered tenants become resources; in a pod: its own cluster"""
+    kubernetes_token_file: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+    kubernetes_ca_file: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt")
+    password_memory_kib: int = Field(65_536, ge=64)
+    """Argon2id: memory, passes and lanes of one hash. Lower them in tests only."""
+    password_passes: int = Field(3, ge=1)
+    password_lanes: int = Field(4, ge=1, le=16)
+    password_threads: int = Field(2, ge=1)
+    """Hashes at once; others wait for them, the event loop never does."""
+
     smtp_url: SecretStr | None = None
     """smtp(s)://user:password@host:port; without it mails are written to ``mail_directory``"""
     mail_from: str = "no-reply@localhost"

@@ -120,9 +120,10 @@ async def accept(services: TheServices, acceptance: Acceptance) -> Accepted:
         account = await connection.fetchrow("SELECT * FROM kernel_cross.find_user(NULL, $1)", taken.user)
     assert account is not None and taken.tenant is not None, "an invitation is somebody's, into a tenant"
     password_hash = None
-    if account["password_hash"] is None:
+    if account["password_hash"] is None or account["email_verified_at"] is None:
+        # A password that was set before anybody proved the address may be a stranger's who registered with it.
         if acceptance.password is None:
-            raise invalid("password", "choose one: this account has none yet", "REQUIRED")
+            raise invalid("password", "choose one: this account has none yet that was proven", "REQUIRED")
         password_hash = await services.passwords.hash(acceptance.password)
     elif acceptance.password is not None:
         raise invalid("password", "leave it out: this account has one, and keeps it", "UNEXPECTED")
@@ -185,10 +186,11 @@ async def _token(change: Change, user_id: UUID) -> str:
 
 async def _set_first_password(change: Change, user_id: UUID, password_hash: str) -> None:
     """Raises ProblemError (409) when one was chosen meanwhile: it must not be replaced."""
-    row = await change.transaction.fetchrow("SELECT password_hash FROM kernel_cross.find_user(NULL, $1)", user_id)
-    if row["password_hash"] is not None:
+    row = await change.transaction.fetchrow("SELECT * FROM kernel_cross.find_user(NULL, $1)", user_id)
+    if row["password_hash"] is not None and row["email_verified_at"] is not None:
         raise ProblemError(409, "conflict", "a password was chosen meanwhile: accept again without one")
     await change.transaction.execute("SELECT kernel_cross.set_password($1, $2)", user_id, password_hash)
+    await change.transaction.execute("SELECT kernel_cross.disable_mfa($1)", user_id)
 
 
 def _letter(settings: Settings, to: str, token: str) -> Mail:

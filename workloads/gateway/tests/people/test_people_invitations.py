@@ -77,7 +77,9 @@ async def test_who_has_a_password_keeps_it(gateway: Gateway, world: World) -> No
     person = await world.person(there, "Member")
     hashed = await gateway.services.passwords.hash(PASSWORD)
     address = await world.admin.fetchval(
-        "UPDATE auth.users SET password_hash = $2 WHERE id = $1 RETURNING email", person.id, hashed
+        "UPDATE auth.users SET password_hash = $2, email_verified_at = now() WHERE id = $1 RETURNING email",
+        person.id,
+        hashed,
     )
     await invite(gateway, await world.person(here, "Owner"), address, roleIds=[str(ADMIN)])
     [token] = tokens_of(world.mails, address)
@@ -86,6 +88,26 @@ async def test_who_has_a_password_keeps_it(gateway: Gateway, world: World) -> No
     assert (await accept(gateway, token, displayName="Eve")).status == 200
     user = await world.admin.fetchrow("SELECT * FROM auth.users WHERE id = $1", person.id)
     assert (user["password_hash"], user["display_name"]) == (hashed, "Somebody")
+
+
+async def test_who_registered_with_a_strangers_address_gains_nothing(gateway: Gateway, world: World) -> None:
+    """Until the address is proven the password is whoever's registered it; the holder of the mail chooses a new one."""
+    here, there = await world.tenant(), await world.tenant()
+    stranger = await world.person(there, "Member")
+    address = await world.admin.fetchval(
+        "UPDATE auth.users SET password_hash = $2, mfa_secret = 'x', mfa_enabled_at = now() WHERE id = $1 "
+        "RETURNING email",
+        stranger.id,
+        await gateway.services.passwords.hash("the stranger's password"),
+    )
+    await invite(gateway, await world.person(here, "Owner"), address)
+    [token] = tokens_of(world.mails, address)
+    missing = await accept(gateway, token)
+    assert (missing.status, missing.fields) == (400, [("password", "REQUIRED")])
+    assert (await accept(gateway, token, password=PASSWORD)).status == 200
+    user = await world.admin.fetchrow("SELECT * FROM auth.users WHERE id = $1", stranger.id)
+    assert await gateway.services.passwords.matches(user["password_hash"], PASSWORD)
+    assert (user["mfa_enabled_at"], bool(user["email_verified_at"])) == (None, True)
 
 
 async def test_an_invited_person_may_nothing_yet(gateway: Gateway, world: World) -> None:

@@ -1,0 +1,1 @@
+"""The gateway's own HTTP API: what login and people are served by."""

@@ -1,0 +1,1 @@
+"""Login: who somebody is, and the sessions that say so."""
