@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,8 +20,10 @@ import clickhouse_connect
 import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from e2e_cluster import Cluster
+from e2e_sample import LocalSample, Sample, database_url
 
 from kernel_common.analytics import tenant_password, tenant_user
+from kernel_local.parts.sample import SampleService
 from kernel_local.testing import PlatformServers
 from kernel_local.toolchain import kube
 
@@ -46,7 +49,11 @@ class Embedded:
             "valkey": platform.valkey,
             "clickhouse": platform.clickhouse,
             "kubernetes": platform.kubernetes,
+            "gateway": platform.gateway,
+            "envoy": platform.envoy,
         }
+        self.gateway_url = platform.envoy.url
+        self.gateway_authority = platform.envoy.authority
 
     async def kill(self, part: str) -> None:
         """Kill with -9 and return when it is gone."""
@@ -55,6 +62,17 @@ class Embedded:
     async def start(self, part: str) -> None:
         """Start again and return when it answers."""
         await asyncio.to_thread(self._parts[part].start)
+
+    @asynccontextmanager
+    async def sample(self, cluster: Cluster, place: str) -> AsyncIterator[Sample]:
+        """The service of the sample module in the namespace ``place``, for as long as the context lasts."""
+        part = SampleService(self._platform.site, database_url(cluster, place))
+        service = LocalSample(self._platform.beside(part), self._platform.gateway.mails)
+        await service.start()
+        try:
+            yield service
+        finally:
+            await service.kill()
 
     def operator_log(self) -> str:
         return self._platform.operator.log.read_text()
