@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from kernel_local import files
+from kernel_local.certificate_files import begin, private, save, usage
 
 _YEARS_10 = datetime.timedelta(days=3650)
 _USERS = {
@@ -35,12 +36,12 @@ def make(folder: Path) -> None:
     authority = ec.generate_private_key(ec.SECP256R1())
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "platform-kernel embedded cluster")])
     root = (
-        _builder(issuer, issuer, authority.public_key())
+        begin(issuer, issuer, authority.public_key(), _YEARS_10)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(authority=True), critical=True)
+        .add_extension(usage(authority=True), critical=True)
         .sign(authority, hashes.SHA256())
     )
-    _save(folder, "ca", authority, root)
+    save(folder, "ca", authority, root)
     signer = _Signer(folder, issuer, authority)
     for name, (user, group) in _USERS.items():
         subject = [
@@ -54,7 +55,7 @@ def make(folder: Path) -> None:
         uses = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         signer.issue(name, subject, uses)
     tokens = ec.generate_private_key(ec.SECP256R1())
-    files.write(folder / "sa.key", _private(tokens))
+    files.write(folder / "sa.key", private(tokens))
     public = tokens.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
@@ -70,52 +71,13 @@ class _Signer:
     def issue(self, name: str, subject: list[x509.NameAttribute[str]], uses: list[x509.ObjectIdentifier]) -> None:
         key, parent = ec.generate_private_key(ec.SECP256R1()), self.authority.public_key()
         certificate = (
-            _builder(x509.Name(subject), self.issuer, key.public_key())
+            begin(x509.Name(subject), self.issuer, key.public_key(), _YEARS_10)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(authority=False), critical=True)
+            .add_extension(usage(authority=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(parent), critical=False)
         )
         if ExtendedKeyUsageOID.SERVER_AUTH in uses:
             names = x509.SubjectAlternativeName([*map(x509.DNSName, _NAMES), *map(x509.IPAddress, _ADDRESSES)])
             certificate = certificate.add_extension(names, critical=False)
-        _save(self.folder, name, key, certificate.sign(self.authority, hashes.SHA256()))
-
-
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + _YEARS_10)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
-
-
-def _usage(*, authority: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=authority,
-        crl_sign=authority,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-def _save(folder: Path, name: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
-    files.write(folder / f"{name}.key", _private(key))
-    files.write(folder / f"{name}.crt", certificate.public_bytes(serialization.Encoding.PEM))
+        save(self.folder, name, key, certificate.sign(self.authority, hashes.SHA256()))

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from kernel_local import files
+from kernel_local.certificate_files import begin, save, usage
 
 AUTHORITY, NAME = "ca", "tls"
 _NAMES = (
@@ -35,10 +35,10 @@ def make(folder: Path, *, now: datetime.datetime | None = None) -> None:
     authority = _load(folder, AUTHORITY, now)
     if authority is None:
         authority = _authority(now)
-        _save(folder, AUTHORITY, *authority)
+        save(folder, AUTHORITY, *authority)
     current = _load(folder, NAME, now)
     if current is None or not _signed(current[1], authority[1]):
-        _save(folder, NAME, *_certificate(authority, now))
+        save(folder, NAME, *_certificate(authority, now))
 
 
 def _load(folder: Path, name: str, now: datetime.datetime) -> tuple[Key, x509.Certificate] | None:
@@ -66,9 +66,9 @@ def _authority(now: datetime.datetime) -> tuple[Key, x509.Certificate]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "platform-kernel embedded gateway")])
     certificate = (
-        _builder(name, name, key.public_key(), now, _AUTHORITY_LIFE)
+        begin(name, name, key.public_key(), _AUTHORITY_LIFE, now)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(authority=True), critical=True)
+        .add_extension(usage(authority=True), critical=True)
         # Whoever trusts this authority trusts it for this machine alone.
         .add_extension(
             x509.NameConstraints([x509.DNSName("localhost"), *map(_network, _NAMES[1:])], None), critical=True
@@ -86,53 +86,12 @@ def _certificate(authority: tuple[Key, x509.Certificate], now: datetime.datetime
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     certificate = (
-        _builder(subject, authority[1].subject, key.public_key(), now, _LIFE)
+        begin(subject, authority[1].subject, key.public_key(), _LIFE, now)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(authority=False), critical=True)
+        .add_extension(usage(authority=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName(_NAMES), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority[0].public_key()), critical=False)
         .sign(authority[0], hashes.SHA256())
     )
     return key, certificate
-
-
-def _builder(
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: ec.EllipticCurvePublicKey,
-    now: datetime.datetime,
-    life: datetime.timedelta,
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + life)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
-
-
-def _usage(*, authority: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=authority,
-        crl_sign=authority,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _save(folder: Path, name: str, key: Key, certificate: x509.Certificate) -> None:
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    files.write(folder / f"{name}.key", private)
-    files.write(folder / f"{name}.crt", certificate.public_bytes(serialization.Encoding.PEM))
