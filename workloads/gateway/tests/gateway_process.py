@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -11,11 +10,16 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from kernel_local import ports
+
+_given: set[int] = set()
+
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """One that nobody else is given here, and that no outgoing connection of this machine takes meanwhile."""
+    port = ports.choose(_given)
+    _given.add(port)
+    return port
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
@@ -14,6 +13,7 @@ from uuid import UUID
 import aiohttp
 import pytest
 import redis.asyncio
+from gateway_process import free_port
 from people_world import Gateway, World, a_gateway
 
 from kernel_gateway.decision.rights import Database, Held
@@ -25,7 +25,7 @@ from kernel_local.testing import ValkeyServer
 @asynccontextmanager
 async def a_process(gateway: Gateway, environment: dict[str, str]) -> AsyncIterator[tuple[Gateway, Process]]:
     """A gateway that runs as a process of its own, on the servers of ``gateway``."""
-    port, decision_port = _free_port(), _free_port()
+    port, decision_port = free_port(), free_port()
     ports = {"GATEWAY_PORT": str(port), "GATEWAY_DECISION_PORT": str(decision_port)}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -229,12 +229,6 @@ async def test_a_gateway_that_dies_between_telling_and_committing_leaves_what_wa
     # and with the next change.
     assert (await gateway.ask(owner, "POST", *withdraw)).status == 200
     assert not await world.allows(gateway, person)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
 
 
 async def _until_it_serves(http: aiohttp.ClientSession) -> None:
