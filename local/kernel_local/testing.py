@@ -121,6 +121,16 @@ class KafkaServer(Server):
         """The same as kernel_operator (SCRAM-SHA-256), which administers topics and reads none."""
         return self._part.client(kafka_part.OPERATOR)
 
+    @property
+    def cdc_conf(self) -> dict[str, Any]:
+        """The same as kernel_cdc, which writes to the platform's topics."""
+        return self._part.client(kafka_part.CDC)
+
+    @property
+    def sink_conf(self) -> dict[str, Any]:
+        """The same as kernel_sink, which reads the changes of records."""
+        return self._part.client(kafka_part.SINK)
+
 
 class ValkeyServer(Server):
     _part: valkey_part.Valkey
@@ -138,6 +148,11 @@ class ValkeyServer(Server):
     def gateway_url(self) -> str:
         """kernel_gateway, limited to its keys."""
         return self._part.url(valkey_part.GATEWAY)
+
+    @property
+    def cdc_url(self) -> str:
+        """kernel_cdc, which tells when tables were last synced."""
+        return self._part.url(valkey_part.CDC)
 
 
 class ClickHouseServer(Server):

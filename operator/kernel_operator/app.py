@@ -13,6 +13,7 @@ from kernel_operator.handlers import registry
 from kernel_operator.http import Health, application
 from kernel_operator.kube import MODULES, TENANTS, Kube
 from kernel_operator.loop import compare_periodically, until_caught_up, work
+from kernel_operator.owners import Owners
 from kernel_operator.queue import WorkQueue
 from kernel_operator.reconcile.modules import ModuleReconciler
 from kernel_operator.reconcile.report import Reporter
@@ -42,6 +43,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             postgres=systems.postgres,
             clickhouse=systems.clickhouse,
             valkey=systems.valkey,
+            owners=Owners(kube, systems.postgres, settings.operator_namespace),
         )
         modules = ModuleReconciler(
             kube,

@@ -35,7 +35,7 @@ async def module_password(kube: Kube, module: KernelModule, database_url: str, h
     found = await kube.read_secret(module.namespace, secret_name(module))
     if found is not None and not _is_ours(found, module):
         raise SecretTaken(f"the Secret {secret_name(module)!r} belongs to something else; rename it, or this module")
-    password = _password_of(found)
+    password = password_of(found)
     wanted = _secret(module, password or secrets.token_urlsafe(36), database_url, host)
     if found is None:
         try:
@@ -69,12 +69,18 @@ def _holds(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     ]
 
 
-def _password_of(secret: Mapping[str, Any] | None) -> str | None:
-    encoded = ((secret or {}).get("data") or {}).get("password")
-    if not encoded:
+def encoded(data: Mapping[str, str]) -> dict[str, str]:
+    """``data`` as a Secret holds it."""
+    return {key: base64.b64encode(value.encode()).decode() for key, value in data.items()}
+
+
+def password_of(secret: Mapping[str, Any] | None) -> str | None:
+    """The password that ``secret`` holds; None when it holds none that we would have made."""
+    text = ((secret or {}).get("data") or {}).get("password")
+    if not text:
         return None
     try:
-        password = base64.b64decode(encoded, validate=True).decode("ascii")
+        password = base64.b64decode(text, validate=True).decode("ascii")
     except ValueError:
         return None
     return password if _PASSWORD.fullmatch(password) else None
@@ -111,5 +117,5 @@ def _secret(module: KernelModule, password: str, database_url: str, host: str) -
             ],
         },
         "type": "Opaque",
-        "data": {key: base64.b64encode(value.encode()).decode() for key, value in data.items()},
+        "data": encoded(data),
     }

@@ -8,7 +8,7 @@ compared, hashed and logged. None of it holds a secret.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
 
@@ -57,6 +57,15 @@ class TenantState:
     @property
     def parent_id(self) -> UUID | None:
         return self.ancestors[0] if self.ancestors else None
+
+
+@dataclass(frozen=True, slots=True)
+class NewOwner:
+    """Who is to own a tenant. With ``password_hash`` the account is to be made, without it must be there already."""
+
+    tenant: UUID
+    email: str
+    password_hash: str | None = field(default=None, repr=False)
 
 
 class ColumnType(StrEnum):

@@ -7,10 +7,10 @@ the other systems go on.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from uuid import UUID
 
-from kernel_operator.desired import Migration, ModuleState, Outcome, TenantState, Unavailable
+from kernel_operator.desired import Migration, ModuleState, NewOwner, Outcome, TenantState, Unavailable
 from kernel_operator.settings import Settings
 from kernel_operator.targets.clickhouse import ClickHouseTarget
 from kernel_operator.targets.kafka import KafkaTarget
@@ -66,6 +66,12 @@ class Database:
 
     async def apply_tenants(self, tenants: Sequence[TenantState]) -> Mapping[UUID, Outcome]:
         return await self._checked().apply_tenants(tenants)
+
+    async def ownerless_tenants(self, tenants: Collection[UUID]) -> Mapping[UUID, bool]:
+        return await self._checked().ownerless_tenants(tenants)
+
+    async def make_owners(self, new: Sequence[NewOwner]) -> Collection[UUID]:
+        return await self._checked().make_owners(new)
 
     async def retire_tenant(self, tenant_id: UUID) -> Outcome:
         return await self._checked().retire_tenant(tenant_id)

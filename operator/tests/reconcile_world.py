@@ -18,8 +18,9 @@ import kopf
 from kernel_common.ids import tenant_id
 from kernel_local.testing import KubernetesServer
 from kernel_operator.cluster import Cluster
-from kernel_operator.desired import Migration, ModuleState, Outcome, Refusal, TenantState
+from kernel_operator.desired import Migration, ModuleState, NewOwner, Outcome, Refusal, TenantState
 from kernel_operator.kube import MODULES, TENANTS, Kube, KubeError, log_in, path_of
+from kernel_operator.owners import OwnerDatabase, Owners
 from kernel_operator.queue import Key, WorkQueue
 from kernel_operator.reconcile.modules import ModuleReconciler
 from kernel_operator.reconcile.report import Reporter
@@ -65,6 +66,12 @@ class RecordedDatabase(RecordedSystem):
                 self.living.add(tenant.id)
             found[tenant.id] = outcome
         return found
+
+    async def ownerless_tenants(self, tenants: Collection[UUID]) -> Mapping[UUID, bool]:
+        return {}
+
+    async def make_owners(self, new: Sequence[NewOwner]) -> Collection[UUID]:
+        raise AssertionError("every tenant has an owner")
 
     async def retire_tenant(self, tenant_id: UUID) -> Outcome:
         self.living.discard(tenant_id)
@@ -159,6 +166,7 @@ class World:
         self.people, self.kube, self.cluster, self.queue = people, CountingKube(), Cluster(), WorkQueue()
         self.calls: list[tuple[str, str, str]] = []
         self.postgres = RecordedDatabase("PostgreSQL", self.calls)
+        self.owners: OwnerDatabase = self.postgres
         self.clickhouse = RecordedAnalytics("ClickHouse", self.calls)
         self.valkey = RecordedGateway("Valkey", self.calls)
         self.kafka = RecordedTopics("Kafka", self.calls)
@@ -171,7 +179,8 @@ class World:
         self.cluster, self.queue = Cluster(), WorkQueue()
         reporter = Reporter(self.kube, self.cluster)
         systems = {"postgres": self.postgres, "clickhouse": self.clickhouse, "valkey": self.valkey}
-        self.tenants = TenantReconciler(self.kube, self.cluster, self.queue, reporter, **systems)
+        owners = Owners(self.kube, self.owners, "platform-kernel")
+        self.tenants = TenantReconciler(self.kube, self.cluster, self.queue, reporter, owners=owners, **systems)
         self.modules = ModuleReconciler(
             self.kube, self.cluster, reporter, operator_settings(), kafka=self.kafka, **systems
         )

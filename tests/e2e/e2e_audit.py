@@ -54,6 +54,18 @@ COLUMNS = {
 }
 
 
+PEOPLE_LEFT = """
+    SELECT 'members' AS name, tenant_id FROM auth.members WHERE tenant_id = ANY($1)
+    UNION SELECT 'member_roles', tenant_id FROM auth.member_roles WHERE tenant_id = ANY($1)
+    UNION SELECT 'refresh_tokens', tenant_id FROM auth.refresh_tokens WHERE tenant_id = ANY($1)
+    UNION SELECT 'one_time_tokens', tenant_id FROM auth.one_time_tokens WHERE tenant_id = ANY($1)
+    UNION SELECT 'roles', tenant_id FROM auth.roles WHERE tenant_id = ANY($1) AND NOT built_in"""
+OWNERLESS = """
+    SELECT name FROM kernel.tenants AS t WHERE id = ANY($1) AND NOT EXISTS (
+      SELECT FROM auth.member_roles AS r JOIN auth.roles AS o ON o.tenant_id = r.tenant_id AND o.id = r.role_id
+      WHERE r.tenant_id = t.id AND o.built_in AND o.name = 'Owner')"""
+
+
 @dataclass
 class Tenant:
     """A living Tenant. ``line`` is itself and those above it."""
@@ -269,6 +281,10 @@ async def _postgres(connection: asyncpg.Connection, resources: Resources) -> tup
                 left = f"SELECT DISTINCT tenant_id FROM {table['quoted']} WHERE tenant_id = ANY($1)"
                 for row in await connection.fetch(left, known.deleted):
                     found.append(f"PostgreSQL: {table['name']} holds rows of the deleted tenant {row[0]}")
+        for row in await connection.fetch(PEOPLE_LEFT, known.deleted):
+            found.append(f"PostgreSQL: auth.{row['name']} holds rows of the deleted tenant {row['tenant_id']}")
+        for row in await connection.fetch(OWNERLESS, list(resources.tenants)):
+            found.append(f"PostgreSQL: tenant {row['name']} has no owner")
     return known, found
 
 

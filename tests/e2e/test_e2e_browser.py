@@ -16,7 +16,9 @@ SDK = REPOSITORY / "sdk" / "browser"
 @pytest.fixture(scope="module")
 def sdk() -> Path:
     """The SDK, built, with Node and Chromium on this machine."""
-    done = subprocess.run([REPOSITORY / "scripts" / "browser"], capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        [REPOSITORY / "scripts" / "browser"], capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == 0, done.stderr
     return SDK
 

@@ -17,6 +17,7 @@ from kernel_operator.cluster import Body, Cluster
 from kernel_operator.conditions import Condition
 from kernel_operator.desired import Outcome, Refusal, TenantState, Unavailable
 from kernel_operator.kube import FINALIZER, MODULES, TENANTS, Kube, KubeError
+from kernel_operator.owners import Owners, with_owner
 from kernel_operator.plan import plan_tenant
 from kernel_operator.queue import Key, WorkQueue
 from kernel_operator.reconcile.attempt import Result, alone, attempt, attempt_all
@@ -71,9 +72,10 @@ class TenantReconciler:
         postgres: TenantDatabase,
         clickhouse: TenantAnalytics,
         valkey: TenantGateway,
+        owners: Owners,
     ) -> None:
         self._kube, self._cluster, self._queue, self._reporter = kube, cluster, queue, reporter
-        self._postgres, self._clickhouse, self._valkey = postgres, clickhouse, valkey
+        self._postgres, self._clickhouse, self._valkey, self._owners = postgres, clickhouse, valkey, owners
         self._applied: dict[Key, TenantState] = {}
 
     async def reconcile(self, keys: Sequence[Key]) -> set[Key]:
@@ -136,12 +138,14 @@ class TenantReconciler:
         for item in work:
             database[item.state.id] = self._judged(item, database[item.state.id])
         follow = [item.state for item in work if self._may_follow(item, database[item.state.id])]
-        analytics, gateway = await asyncio.gather(
+        stand = [item.tenant for item in work if _stands(database[item.state.id])]
+        analytics, gateway, owners = await asyncio.gather(
             attempt_all("ClickHouse", self._clickhouse.apply_tenants, follow, _id),
             attempt_all("Valkey", self._valkey.apply_tenants, follow, _id),
+            self._owners.ensure(stand),
         )
         others = {ANALYTICS: analytics, RATE_LIMIT: gateway}
-        return [self._finish(item, database[item.state.id], others) for item in work]
+        return [self._finish(item, database[item.state.id], owners.get(item.state.id), others) for item in work]
 
     def _judged(self, item: _Work, database: Result) -> Result:
         """``database``, with a parent that is not there yet as what it is: nothing to refuse, only to wait for."""
@@ -163,9 +167,11 @@ class TenantReconciler:
             return item.tenant.name in self._cluster.bound
         return database.refusal is None
 
-    async def _finish(self, item: _Work, database: Result, others: Mapping[str, Mapping[UUID, Result]]) -> bool:
+    async def _finish(
+        self, item: _Work, database: Result, owner: Result | None, others: Mapping[str, Mapping[UUID, Result]]
+    ) -> bool:
         """Report on one tenant; True when it has to be tried again."""
-        results = {DATABASE: database}
+        results = {DATABASE: with_owner(database, owner)}
         results.update((kind, found[item.state.id]) for kind, found in others.items() if item.state.id in found)
         conditions = [_condition(kind, results.get(kind)) for kind in SYSTEMS]
         failed = any(isinstance(result, Exception) for result in results.values())
@@ -243,6 +249,10 @@ class TenantReconciler:
 
 def _id(state: TenantState) -> UUID:
     return state.id
+
+
+def _stands(result: Result) -> bool:
+    return isinstance(result, Outcome) and result.refusal is None
 
 
 def _condition(kind: str, result: Result | None) -> Condition:

@@ -6,8 +6,8 @@ notifications operator permissions platform public roles settings system tenant 
 """
 _KERNEL_SLUGS = "billing files flags money notify"
 _KERNEL_PREFIXES = """
-admin analytics audit auth billing data events files flags health holds members modules money notifications notify
-permissions roles settings tenants transactions transfers users wallets ws
+admin analytics audit auth billing data events files flags health holds invitations members modules money notifications
+notify permissions roles settings tenants transactions transfers users wallets ws
 """
 _PLATFORM_COLUMNS = "id tenant_id created_at updated_at deleted_at record_id is_deleted idempotency_key"
 _POSTGRESQL_COLUMNS = "cmax cmin ctid tableoid xmax xmin"

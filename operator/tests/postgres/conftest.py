@@ -115,10 +115,12 @@ def login(postgres: PostgresServer) -> Login:
     async def login(
         role: str, password: str = PASSWORD, tenant: UUID | None = None
     ) -> AsyncIterator[asyncpg.Connection]:
-        url = postgres.cdc_url if role == "kernel_cdc" else postgres.url(role, password)
-        if role == "kernel_operator":
-            url = postgres.operator_url
-        connection = await asyncpg.connect(url)
+        kernel = {
+            "kernel_cdc": postgres.cdc_url,
+            "kernel_operator": postgres.operator_url,
+            "kernel_gateway": postgres.gateway_url,
+        }
+        connection = await asyncpg.connect(kernel.get(role) or postgres.url(role, password))
         try:
             if tenant is None:
                 yield connection
@@ -130,6 +132,23 @@ def login(postgres: PostgresServer) -> Login:
             await connection.close()
 
     return login
+
+
+@pytest.fixture
+async def gateway(login: Login, target: PostgresTarget) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of kernel_gateway, in no transaction."""
+    async with login("kernel_gateway") as connection:
+        yield connection
+
+
+@pytest.fixture
+def new_tenant(target: PostgresTarget) -> Callable[..., Awaitable[UUID]]:
+    async def new_tenant(**fields: object) -> UUID:
+        tenant = a_tenant(**fields)  # type: ignore[arg-type]
+        assert (await target.apply_tenants([tenant]))[tenant.id].refusal is None
+        return tenant.id
+
+    return new_tenant
 
 
 async def add_rows(connection: asyncpg.Connection, table: str, tenant: UUID, count: int = 1) -> list[UUID]:

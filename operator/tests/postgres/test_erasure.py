@@ -8,7 +8,7 @@ import pytest
 
 from kernel_common.tenancy import set_tenant
 from kernel_operator.desired import Unavailable
-from kernel_operator.targets.postgres import PostgresTarget, erasure
+from kernel_operator.targets.postgres import PostgresTarget, batches, erasure
 
 from .conftest import Installed, a_tenant, add_rows, outbox_of
 
@@ -58,7 +58,7 @@ async def test_it_goes_on_where_it_was_broken_off(
         if await connection.fetchval(f"SELECT count(*) FROM {installed.table}") == 2:
             raise ConnectionAbortedError
 
-    monkeypatch.setattr(erasure, "set_tenant", dies_when_few_are_left)
+    monkeypatch.setattr(batches, "set_tenant", dies_when_few_are_left)
     with pytest.raises(Unavailable):
         await erasure.delete_tenant(pool, installed.a, batch=4)
     monkeypatch.undo()

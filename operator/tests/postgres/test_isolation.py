@@ -15,6 +15,12 @@ from .conftest import Installed, Login, add_rows
 
 Install = Callable[..., Awaitable[Installed]]
 
+AUTH_TABLES = {
+    "kernel": {"users", "one_time_tokens", "login_failures"},
+    "private": {"members", "roles", "member_roles", "rbac_versions", "refresh_tokens"},
+}
+"""The same for the schema auth."""
+
 KERNEL_TABLES = {
     "kernel": {
         "schema_migrations",
@@ -304,7 +310,10 @@ async def test_every_table_is_in_exactly_one_class(admin: asyncpg.Connection, in
     )
     kernel = {row["relname"] for row in rows if row["nspname"] == "kernel"}
     assert kernel == set().union(*KERNEL_TABLES.values())
-    assert all(row["nspname"].startswith("module_") for row in rows if row["nspname"] != "kernel")
+    auth = {row["relname"]: row["forced"] for row in rows if row["nspname"] == "auth"}
+    assert auth.keys() == AUTH_TABLES["kernel"] | AUTH_TABLES["private"]
+    assert {name for name, forced in auth.items() if forced} == AUTH_TABLES["private"]
+    assert all(row["nspname"].startswith("module_") for row in rows if row["nspname"] not in ("kernel", "auth"))
     assert [row["forced"] for row in rows if row["nspname"] == installed.module.schema] == [True, True]
     assert {row["owner"] for row in rows} == {"kernel_operator"}
 

@@ -78,6 +78,21 @@ async def test_a_module_is_made_whole_and_then_left_alone(
     assert await admin.fetchval(catalogue, module.schema) == before
 
 
+async def test_permissions_are_recorded_and_drift_is_put_right(
+    target: PostgresTarget, admin: asyncpg.Connection, install: Install
+) -> None:
+    installed = await install(permissions=("a.b.read", "a.b.create"))
+    module, held = installed.module, "SELECT permissions FROM kernel.modules WHERE slug = $1"
+    assert await admin.fetchval(held, module.slug) == ["a.b.read", "a.b.create"]
+    await admin.execute("UPDATE kernel.modules SET permissions = '{x.y.z}' WHERE slug = $1", module.slug)
+    assert (await target.apply_module(module, PASSWORD)).changes == ("recorded the permissions",)
+    assert await admin.fetchval(held, module.slug) == ["a.b.read", "a.b.create"]
+    fewer = replace(module, permissions=("a.b.read",))
+    assert (await target.apply_module(fewer, PASSWORD)).changes == ("recorded the permissions",)
+    assert (await target.apply_module(fewer, PASSWORD)).changes == ()
+    assert await admin.fetchval(held, module.slug) == ["a.b.read"]
+
+
 async def test_models_grow(target: PostgresTarget, admin: asyncpg.Connection, install: Install) -> None:
     installed = await install()
     await add_rows(admin, installed.table, installed.a)

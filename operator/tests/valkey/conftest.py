@@ -58,13 +58,13 @@ def counted(admin: Redis) -> Callable[[], Any]:
 
 @pytest.fixture
 def dump(admin: Redis) -> Callable[[], Awaitable[dict[str, Any]]]:
-    """Everything that Valkey holds, versions left out."""
+    """Everything that Valkey holds, versions and epochs left out."""
 
     async def read() -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key in await admin.keys("*"):
             kind = await admin.type(key)
-            if not key.startswith("kernel:version:"):
+            if not key.startswith(("kernel:version:", "modules:epoch:")):
                 found[key] = (
                     await admin.get(key)
                     if kind == "string"

@@ -63,17 +63,20 @@ ALTER ROLE kernel_cross WITH NOLOGIN BYPASSRLS NOSUPERUSER NOCREATEDB NOCREATERO
 ALTER ROLE kernel_app WITH NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS NOINHERIT;
 ALTER ROLE kernel_publisher WITH NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS NOINHERIT;
 
--- Who is a member of what is said here and nowhere else: memberships that others added are taken away.
+-- Who is a member of what is said here and nowhere else: memberships that others added are taken away. At once: those
+-- who are at work notice nothing.
+BEGIN;
 SELECT format('REVOKE %I FROM %I GRANTED BY %I CASCADE', role.rolname, member.rolname, grantor.rolname)
 FROM pg_catalog.pg_auth_members AS m
 JOIN pg_catalog.pg_roles AS role ON role.oid = m.roleid
 JOIN pg_catalog.pg_roles AS member ON member.oid = m.member
 JOIN pg_catalog.pg_roles AS grantor ON grantor.oid = m.grantor
 WHERE role.rolname IN ('kernel_cdc', 'kernel_cross', 'kernel_operator', 'kernel_gateway')
-  OR member.rolname IN ('kernel_cdc', 'kernel_cross', 'kernel_gateway')
+  OR member.rolname IN ('kernel_cdc', 'kernel_cross', 'kernel_gateway', 'kernel_app', 'kernel_publisher')
 \gexec
 GRANT kernel_app, kernel_publisher TO kernel_operator WITH ADMIN TRUE, INHERIT FALSE, SET FALSE;
 GRANT kernel_app, kernel_publisher TO kernel_gateway WITH INHERIT TRUE, SET FALSE;
+COMMIT;
 
 ALTER ROLE kernel_operator SET search_path = pg_catalog;
 ALTER ROLE kernel_operator SET createrole_self_grant = '';

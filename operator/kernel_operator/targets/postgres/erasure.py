@@ -1,8 +1,7 @@
-"""Deleting a tenant's data: in bounded batches, each its own transaction, so that no lock and no
-transaction grows with the tenant.
+"""Deleting a tenant's data, batch by batch.
 
 The tenant is blocked first and marked ``deleted`` last. A crash in between leaves it retired; the
-next call goes on with the rows that are left.
+next call goes on with the rows that are left. People keep their accounts: those are not the tenant's.
 """
 
 from uuid import UUID
@@ -10,13 +9,10 @@ from uuid import UUID
 import asyncpg
 
 from kernel_common.events import emit
-from kernel_common.tenancy import set_tenant
 from kernel_operator.desired import Outcome
+from kernel_operator.targets.postgres.batches import BATCH, in_batches
 from kernel_operator.targets.postgres.session import query, transaction
 from kernel_operator.targets.postgres.tenants import retire, tenant_event
-
-BATCH = 5000
-"""Rows a transaction."""
 
 
 async def delete_tenant(pool: asyncpg.Pool, tenant_id: UUID, *, batch: int = BATCH) -> Outcome:
@@ -27,6 +23,7 @@ async def delete_tenant(pool: asyncpg.Pool, tenant_id: UUID, *, batch: int = BAT
     async with transaction(pool) as connection:
         changes = list((await retire(connection, tenant_id)).changes)
         tables = await connection.fetch(query("tenant_tables"))
+    await in_batches(pool, query("forget_last_tenant"), tenant_id, batch)
     for table in tables:
         if deleted := await _empty(pool, table["statement"], tenant_id, batch):
             changes.append(f"deleted {deleted} rows of {table['name']}")
@@ -46,15 +43,7 @@ async def delete_tenant(pool: asyncpg.Pool, tenant_id: UUID, *, batch: int = BAT
 
 
 async def _empty(pool: asyncpg.Pool, statement: str, tenant_id: UUID, batch: int) -> int:
-    """Repeat ``statement`` until it finds less than a batch; returns how many rows there were."""
-    total = 0
-    while True:
-        try:
-            async with transaction(pool) as connection:
-                await set_tenant(connection, tenant_id)
-                deleted = int((await connection.execute(statement, tenant_id, batch)).split()[-1])
-        except asyncpg.UndefinedTableError:  # its module was removed meanwhile
-            return total
-        total += deleted
-        if deleted < batch:
-            return total
+    try:
+        return await in_batches(pool, statement, tenant_id, batch)
+    except asyncpg.UndefinedTableError:  # its module was removed meanwhile
+        return 0

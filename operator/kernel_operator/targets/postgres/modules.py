@@ -143,6 +143,7 @@ async def _record(connection: asyncpg.Connection, module: ModuleState, observed:
         "version": module.version,
         "active": module.active,
         "login_fingerprint": fingerprint(password),
+        "permissions": list(module.permissions),
         "removed_at": None,
     }
     if any(row.get(name, "") != value for name, value in wanted.items()):
@@ -156,6 +157,7 @@ async def _record(connection: asyncpg.Connection, module: ModuleState, observed:
             module.version,
             module.active,
             wanted["login_fingerprint"],
+            wanted["permissions"],
         )
         clauses.append(_recorded(module, row))
     models = [_described(model) for model in module.models]
@@ -179,7 +181,9 @@ def _recorded(module: ModuleState, row: dict[str, Any]) -> str:
         return f"took module {module.slug} up again with its data"
     if row["version"] != module.version:
         return f"recorded version {module.version}"
-    return "bound the module to its new resource" if row["resource_uid"] != module.uid else ""
+    if row["resource_uid"] != module.uid:
+        return "bound the module to its new resource"
+    return "recorded the permissions" if row["permissions"] != list(module.permissions) else ""
 
 
 def _described(model: Model) -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """PostgreSQL as the operator sees it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 import asyncpg
 
 from kernel_common.database import open_pool
-from kernel_operator.desired import Migration, ModuleState, Outcome, TenantState
-from kernel_operator.targets.postgres import erasure, modules, outbox, tenants
+from kernel_operator.desired import Migration, ModuleState, NewOwner, Outcome, TenantState
+from kernel_operator.targets.postgres import erasure, modules, outbox, owners, tenants
 from kernel_operator.targets.postgres.migrate import migrate, shipped
 from kernel_operator.targets.postgres.module_migrations import close_abandoned, migrate_module
 from kernel_operator.targets.postgres.preparation import require_bootstrap
@@ -64,6 +64,14 @@ class PostgresTarget:
     async def apply_tenants(self, states: Sequence[TenantState]) -> dict[UUID, Outcome]:
         """See ``tenants.apply_tenants``."""
         return await tenants.apply_tenants(await self._pool(), states)
+
+    async def ownerless_tenants(self, tenants: Collection[UUID]) -> dict[UUID, bool]:
+        """See ``owners.ownerless_tenants``."""
+        return await owners.ownerless_tenants(await self._pool(), tenants)
+
+    async def make_owners(self, new: Sequence[NewOwner]) -> frozenset[UUID]:
+        """See ``owners.make_owners``."""
+        return await owners.make_owners(await self._pool(), new)
 
     async def retire_tenant(self, tenant_id: UUID) -> Outcome:
         """See ``tenants.retire_tenant``."""

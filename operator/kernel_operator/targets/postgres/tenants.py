@@ -14,7 +14,9 @@ from uuid import UUID
 import asyncpg
 
 from kernel_common.events import Envelope, emit
+from kernel_common.tenancy import set_tenant
 from kernel_operator.desired import Outcome, Refusal, TenantState
+from kernel_operator.targets.postgres.batches import in_batches
 from kernel_operator.targets.postgres.session import query, transaction
 
 MAX_ANCESTORS = 2
@@ -51,14 +53,21 @@ async def apply_tenants(pool: asyncpg.Pool, tenants: Sequence[TenantState]) -> d
             await connection.execute("LOCK TABLE kernel.tenants IN SHARE ROW EXCLUSIVE MODE")
             decisions = await _decide(connection, tenants)
             await _write(connection, [decision.state for decision in decisions if decision.writes])
+            for decision in decisions:
+                if decision.writes and decision.adopted:
+                    await _end_sessions(connection, decision.state.id)
             await emit(connection, *(event for decision in decisions for event in _events(decision)))
     return {decision.state.id: Outcome(tuple(_clauses(decision)), decision.refusal) for decision in decisions}
 
 
 async def retire_tenant(pool: asyncpg.Pool, tenant_id: UUID) -> Outcome:
-    """Keep the tenant's data and take its name out of use. Harmless when repeated or when it isn't there."""
+    """Keep the tenant's data, end its people's sessions and take its name out of use. Harmless when repeated or when
+    it isn't there."""
     async with transaction(pool) as connection:
-        return await retire(connection, tenant_id)
+        changes = list((await retire(connection, tenant_id)).changes)
+    if ended := await in_batches(pool, query("end_tenant_sessions"), tenant_id):
+        changes.append(f"ended {ended} sessions")
+    return Outcome(tuple(changes))
 
 
 async def retire(connection: asyncpg.Connection, tenant_id: UUID) -> Outcome:
@@ -66,6 +75,7 @@ async def retire(connection: asyncpg.Connection, tenant_id: UUID) -> Outcome:
     row = await connection.fetchrow(query("retire_tenant"), tenant_id)
     if row is None:
         return Outcome()
+    await connection.execute(query("block_unbound_tenants"), tenant_id)
     if not row["was_blocked"]:
         parent = str(row["parent_id"]) if row["parent_id"] else None
         data = {"name": row["name"], "displayName": row["display_name"], "tier": row["tier"], "parentId": parent}
@@ -155,6 +165,12 @@ async def _write(connection: asyncpg.Connection, states: Sequence[TenantState]) 
     pairs = [(above, s.id, depth) for s in states for depth, above in enumerate((s.id, *s.ancestors))]
     ancestors, descendants, depths = (list(column) for column in zip(*pairs, strict=True))
     await connection.execute(query("write_closure"), [state.id for state in states], ancestors, descendants, depths)
+
+
+async def _end_sessions(connection: asyncpg.Connection, tenant_id: UUID) -> None:
+    """Of a session that was being made while the tenant was retired: it is not to live again with the tenant."""
+    await set_tenant(connection, tenant_id)
+    await connection.execute(query("end_tenant_sessions"), tenant_id, 2**31 - 1)
 
 
 def _events(decision: _Decision) -> list[Envelope]:

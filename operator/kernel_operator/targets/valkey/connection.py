@@ -5,6 +5,11 @@ process that dies leaves both or neither. ``kernel:version:{table}`` holds an op
 compared for equality only; a counter would start again after a flush and could show a reader the
 number it already has. The stamp goes out on the channel ``kernel:changes`` as ``{table} {stamp}``.
 Messages of a channel can be missed, so readers compare the keys too.
+
+``modules:epoch:{tenant}`` holds the stamp of the last change of what the rights of the tenant's people
+are made of: its active modules, their permissions, its block. Rights that the gateway remembers carry
+the epoch under which they were read, and count only under that one. A missing epoch reads as empty:
+a flush takes the remembered rights with it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -63,9 +68,16 @@ def answering() -> Iterator[None]:
         raise Unavailable("Valkey", f"the server refused the request [{type(error).__name__}]") from None
 
 
-async def commit(transaction: Pipeline, tables: Iterable[str]) -> None:
-    """Executes ``transaction`` with a new version of each of ``tables``, and its message, in it."""
+def epoch_key(tenant: str) -> str:
+    return f"modules:epoch:{tenant}"
+
+
+async def commit(transaction: Pipeline, tables: Iterable[str], *, new_epoch_of: Iterable[str] = ()) -> None:
+    """Executes ``transaction`` with a new version of each of ``tables``, its message, and a new epoch of each of
+    the tenants ``new_epoch_of`` (ids), in it."""
     stamp = uuid7().hex
+    if epochs := {epoch_key(tenant): stamp for tenant in new_epoch_of}:
+        transaction.mset(epochs)
     for table in tables:
         transaction.set(version_key(table), stamp)
         transaction.publish(CHANNEL, f"{table} {stamp}")

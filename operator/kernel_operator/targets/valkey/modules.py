@@ -1,7 +1,8 @@
 """What Valkey holds of modules: rights, routes, and for whom each is active.
 
 Hashes by slug, each with a version of its own: ``permissions:registry``, ``events:rights``,
-``notify:channels``, ``routes:table``. Membership is kept twice: ``modules:active:{tenant}`` is what
+``notify:channels``, ``routes:table``. A change of a tenant's modules, or of the permissions of one of
+them, gives the tenant a new epoch. Membership is kept twice: ``modules:active:{tenant}`` is what
 the gateway reads; ``modules:tenants:{slug}`` lets us find the tenants of a module without a scan of
 the key space. Both are compared, so that either one, lost alone, is put back.
 """
@@ -14,7 +15,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from kernel_operator.desired import Outcome
-from kernel_operator.targets.valkey.connection import ask, commit, version_key
+from kernel_operator.targets.valkey.connection import ask, commit, epoch_key, version_key
 from kernel_operator.targets.valkey.entries import CHANNELS, EVENTS, HASHES, PERMISSIONS, ROUTES, Entry
 
 MEMBERS = "modules"
@@ -42,10 +43,17 @@ class Changes:
     withdraw: set[str] = field(default_factory=set)
     index_add: set[str] = field(default_factory=set)
     index_drop: set[str] = field(default_factory=set)
+    holders: set[str] = field(default_factory=set)
+    """The tenants that have the module before or after."""
 
     def tables(self) -> set[str]:
         members = self.activate or self.withdraw or self.index_add or self.index_drop
         return {*self.set_fields, *self.drop_fields, *([MEMBERS] if members else [])}
+
+    def touched(self) -> set[str]:
+        """The tenants whose rights may be others now."""
+        rights = PERMISSIONS in self.set_fields or PERMISSIONS in self.drop_fields
+        return self.holders if rights else self.activate | self.withdraw
 
     def clauses(self) -> list[str]:
         clauses = [f"set the {_WHAT[table]} of {self.slug} in Valkey" for table in self.set_fields]
@@ -173,6 +181,7 @@ def compare(slug: str, wanted: Entry, found: Found) -> Changes:
         withdraw=set(holders - wanted.tenants),
         index_add=set(wanted.tenants - there.tenants),
         index_drop=set(there.tenants - wanted.tenants),
+        holders=holders | wanted.tenants,
     )
 
 
@@ -198,20 +207,24 @@ async def reach(
                 transaction.delete(*sorted(found.broken))
             for change in changes.values():
                 change.write(transaction)
-            await commit(transaction, sorted(tables | found.missing))
+            touched = set().union(*(change.touched() for change in changes.values()))
+            await commit(transaction, sorted(tables | found.missing), new_epoch_of=sorted(touched))
     return {slug: Outcome(change.clauses()) for slug, change in changes.items()}
 
 
 async def withdraw_tenant(client: Redis, tenant: UUID) -> list[str]:
-    """Takes ``tenant`` out of every module; a clause for each."""
-    key = _active(str(tenant))
+    """Takes ``tenant`` out of every module, and its epoch away; a clause for each module. The tenant must be blocked:
+    its rights are not asked for any more, and when the block goes there is a new epoch."""
+    key, epoch = _active(str(tenant)), epoch_key(str(tenant))
     async with client.pipeline(transaction=False) as pipeline:
         pipeline.smembers(key)
-        slugs = sorted((await ask(pipeline))[0] or ())
-    if slugs:
+        pipeline.mget([epoch])
+        answers = await ask(pipeline)
+    slugs = sorted(answers[0] or ())
+    if slugs or answers[1] != [None]:
         async with client.pipeline(transaction=True) as transaction:
-            transaction.delete(key)
+            transaction.delete(key, epoch)
             for slug in slugs:
                 transaction.srem(_index(slug), str(tenant))
-            await commit(transaction, [MEMBERS])
+            await commit(transaction, [MEMBERS] if slugs else [])
     return [f"withdrew {slug} from the tenant in Valkey" for slug in slugs]

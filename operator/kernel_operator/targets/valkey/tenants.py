@@ -2,6 +2,9 @@
 
 ``rate_limit:config:{id}`` keeps the field names that its readers know: ``rps`` and ``adminRps`` are
 requests a *minute*. None of the keys expires: the operator owns them, and puts back what is lost.
+
+A tenant whose block comes or goes gets a new epoch: one that was removed and comes back under its name has
+none of the rights that were remembered before.
 """
 
 import json
@@ -109,5 +112,6 @@ async def reach(client: Redis, wanted: dict[UUID, TenantKeys]) -> dict[UUID, Out
                 transaction.mset(values)
             if gone:
                 transaction.delete(*gone)
-            await commit(transaction, [TABLE])
+            turned = [str(tenant) for tenant, keys in wanted.items() if keys.blocked != found[tenant].blocked]
+            await commit(transaction, [TABLE], new_epoch_of=turned)
     return {tenant: Outcome(clauses) for tenant, clauses in changes.items()}

@@ -38,6 +38,7 @@ CREATE TABLE auth.one_time_tokens (
 );
 CREATE INDEX one_time_tokens_user ON auth.one_time_tokens (user_id, kind, created_at);
 CREATE INDEX one_time_tokens_expiry ON auth.one_time_tokens (expires_at);
+CREATE INDEX one_time_tokens_tenant ON auth.one_time_tokens (tenant_id) WHERE tenant_id IS NOT NULL;
 
 CREATE TABLE auth.login_failures (
   account bytea NOT NULL CHECK (length(account) = 32),
@@ -65,7 +66,10 @@ CREATE TABLE auth.roles (
   id uuid NOT NULL DEFAULT uuidv7(),
   name text NOT NULL CHECK (length(name) BETWEEN 1 AND 64),
   description text NOT NULL DEFAULT '' CHECK (length(description) <= 500),
-  permissions text[] NOT NULL DEFAULT '{}' CHECK (cardinality(permissions) <= 500),
+  permissions text[] NOT NULL DEFAULT '{}' CHECK (
+    -- '*' is the owner's alone and is never written; '#' begins the stamp that lies beside remembered permissions.
+    cardinality(permissions) <= 500 AND array_position(permissions, NULL) IS NULL AND array_position(permissions, '*') IS NULL
+    AND strpos(array_to_string(permissions, ' '), '#') = 0),
   built_in boolean NOT NULL DEFAULT false,
   created_by uuid REFERENCES auth.users (id),
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -107,6 +111,7 @@ CREATE TABLE auth.refresh_tokens (
   FOREIGN KEY (tenant_id, user_id) REFERENCES auth.members (tenant_id, user_id) ON DELETE CASCADE
 );
 CREATE INDEX refresh_tokens_user ON auth.refresh_tokens (user_id);
+CREATE INDEX refresh_tokens_tenant ON auth.refresh_tokens (tenant_id, user_id);
 CREATE INDEX refresh_tokens_family ON auth.refresh_tokens (family_id);
 CREATE INDEX refresh_tokens_expiry ON auth.refresh_tokens (expires_at);
 CREATE INDEX refresh_tokens_answer ON auth.refresh_tokens (used_at) WHERE answer IS NOT NULL;
@@ -136,7 +141,18 @@ BEGIN
 END
 $$;
 
--- Every tenant has the built-in roles, whoever writes its row: the operator, or a registration.
+-- Nobody changes a built-in role or takes it away. A trigger, not a policy: a policy would also hide the row from
+-- those who lock it.
+CREATE FUNCTION auth.refuse_built_in() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RAISE EXCEPTION 'the role % is built in', OLD.name USING ERRCODE = 'insufficient_privilege';
+END
+$$;
+CREATE TRIGGER refuse_built_in BEFORE UPDATE OR DELETE ON auth.roles
+  FOR EACH ROW WHEN (OLD.built_in) EXECUTE FUNCTION auth.refuse_built_in();
+
+-- Every tenant has the built-in roles, whoever writes its row: the operator, or a registration. They and the version
+-- outlive the tenant's data, so that one that comes back under its name finds them.
 CREATE POLICY operator_adds ON auth.roles FOR INSERT TO kernel_operator WITH CHECK (built_in);
 CREATE POLICY operator_adds ON auth.rbac_versions FOR INSERT TO kernel_operator WITH CHECK (version = 1);
 CREATE FUNCTION auth.add_built_in_roles() RETURNS trigger
@@ -161,6 +177,76 @@ FROM kernel.tenants AS t CROSS JOIN (VALUES
   ('00000000-0000-7000-8000-000000000002', 'Admin', 'May everything but system.*'),
   ('00000000-0000-7000-8000-000000000003', 'Member', 'Reads what the active modules hold')) AS role (id, name, description);
 INSERT INTO auth.rbac_versions (tenant_id) SELECT id FROM kernel.tenants;
+
+-- A tenant that is gone gets nobody and nothing any more. The lock makes its retirement wait for what is under way, so
+-- that what is deleted afterwards is all there is.
+CREATE FUNCTION auth.require_living_tenant() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM FROM kernel.tenants WHERE id = NEW.tenant_id AND status IN ('active', 'suspended') FOR SHARE;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'there is no tenant % (any more)', NEW.tenant_id USING ERRCODE = 'foreign_key_violation';
+  END IF;
+  RETURN NEW;
+END
+$$;
+CREATE TRIGGER require_living_tenant BEFORE INSERT ON auth.members
+  FOR EACH ROW EXECUTE FUNCTION auth.require_living_tenant();
+CREATE TRIGGER require_living_tenant BEFORE INSERT ON auth.roles
+  FOR EACH ROW WHEN (NOT NEW.built_in) EXECUTE FUNCTION auth.require_living_tenant();
+CREATE TRIGGER require_living_tenant BEFORE INSERT ON auth.one_time_tokens
+  FOR EACH ROW WHEN (NEW.tenant_id IS NOT NULL) EXECUTE FUNCTION auth.require_living_tenant();
+
+-- The operator sees who owns a tenant, without naming it, and gives one that has no owner the first.
+CREATE POLICY operator_sees_owner ON auth.member_roles FOR SELECT TO kernel_operator
+  USING (role_id = '00000000-0000-7000-8000-000000000001');
+
+-- `given`: an array of {tenant, email, hash}. Makes the account of that address the owner of a tenant that has none;
+-- with `hash`, a new account with that password. Tells what was done. Nothing is done, and the tenant is not in the
+-- answer, where it has an owner or is gone, where an account was to be made and is there already, or the other way round:
+-- what the caller knew was old.
+CREATE FUNCTION auth.make_owners(given jsonb) RETURNS TABLE (tenant_id uuid, user_id uuid, account_made boolean, old_roles text[])
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  item record;
+  account uuid;
+  before text[];
+BEGIN
+  -- Accounts to be made first: other tenants of the same call may name them.
+  FOR item IN
+    SELECT * FROM jsonb_to_recordset(given) AS g (tenant uuid, email text, hash text) ORDER BY hash IS NULL, tenant
+  LOOP
+    PERFORM set_config('app.tenant_id', item.tenant::text, true);
+    PERFORM FROM auth.rbac_versions WHERE tenant_id = item.tenant FOR UPDATE;
+    CONTINUE WHEN EXISTS (SELECT FROM auth.member_roles WHERE role_id = '00000000-0000-7000-8000-000000000001' AND tenant_id = item.tenant)
+      OR NOT EXISTS (SELECT FROM kernel.tenants WHERE id = item.tenant AND status IN ('active', 'suspended'));
+    IF item.hash IS NULL THEN
+      account := (SELECT id FROM auth.users WHERE email = lower(item.email) AND email_verified_at IS NOT NULL);
+    ELSE
+      -- Who writes the Tenant vouches for the address. An account that nobody has proven may be a stranger's who
+      -- registered first: it becomes the person's whom the Tenant names, under the password of the Secret.
+      INSERT INTO auth.users AS u (email, password_hash, email_verified_at)
+      VALUES (lower(item.email), item.hash, clock_timestamp())
+      ON CONFLICT (email) DO UPDATE SET password_hash = excluded.password_hash, email_verified_at = clock_timestamp(),
+        mfa_secret = NULL, mfa_enabled_at = NULL, mfa_last_step = 0, recovery_codes = '{}'
+      WHERE u.email_verified_at IS NULL
+      RETURNING u.id INTO account;
+      DELETE FROM auth.one_time_tokens WHERE user_id = account;
+    END IF;
+    CONTINUE WHEN account IS NULL;
+    before := ARRAY(
+      SELECT r.name FROM auth.member_roles AS mr JOIN auth.roles AS r ON r.tenant_id = mr.tenant_id AND r.id = mr.role_id
+      WHERE mr.tenant_id = item.tenant AND mr.user_id = account ORDER BY r.name);
+    INSERT INTO auth.members AS m (tenant_id, user_id, status) VALUES (item.tenant, account, 'active')
+    ON CONFLICT (tenant_id, user_id) DO UPDATE SET status = 'active' WHERE m.status <> 'active';
+    INSERT INTO auth.member_roles (tenant_id, user_id, role_id)
+    VALUES (item.tenant, account, '00000000-0000-7000-8000-000000000001');
+    UPDATE auth.rbac_versions SET version = version + 1 WHERE tenant_id = item.tenant;
+    RETURN QUERY SELECT item.tenant, account, item.hash IS NOT NULL, before;
+  END LOOP;
+END
+$$;
 
 ALTER TABLE kernel.modules ADD COLUMN permissions text[] NOT NULL DEFAULT '{}';
 ALTER TABLE kernel.tenants ADD COLUMN registered_at timestamptz;
@@ -227,3 +313,5 @@ GRANT SELECT, INSERT ON auth.members, auth.member_roles TO kernel_cross;
 GRANT SELECT ON auth.roles TO kernel_cross;
 GRANT SELECT, UPDATE, DELETE ON auth.refresh_tokens TO kernel_cross;
 GRANT SELECT, INSERT ON kernel.tenants, kernel.tenant_closure TO kernel_cross;
+-- Only a row that it may change can it lock against others' changes.
+GRANT UPDATE (registered_at) ON kernel.tenants TO kernel_cross;
