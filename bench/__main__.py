@@ -17,7 +17,7 @@ from rich.table import Table
 
 from bench.measure import Measure
 
-NAMES = ("platform", "operator", "queue")
+NAMES = ("platform", "operator", "queue", "decision", "gateway")
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 
@@ -32,9 +32,21 @@ def main() -> None:
         console.print(f"[bold]{name}[/bold] ...")
         found += asyncio.run(importlib.import_module(f"bench.{name}").run())
     console.print(table(found))
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps([measure.row(machine) for measure in found], indent=1) + "\n")
+    keep([measure.row(machine) for measure in found])
     console.print(f"written to {RESULTS}")
+
+
+def keep(rows: list[dict[str, object]]) -> None:
+    """Bring ``rows`` into the results, in the place of those of the same paths; other paths keep theirs."""
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    former = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    measured = {row["name"] for row in rows}
+    kept = [row for row in former if row["name"] not in measured]
+    RESULTS.write_text(json.dumps(sorted([*kept, *rows], key=_place), indent=1) + "\n")
+
+
+def _place(row: dict[str, object]) -> int:
+    return NAMES.index(str(row["name"])) if row["name"] in NAMES else len(NAMES)
 
 
 def table(measures: list[Measure]) -> Table:

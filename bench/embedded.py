@@ -1,9 +1,10 @@
 """A fresh embedded platform for a benchmark, and an administrator's client for its API server."""
 
 import asyncio
+import json
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import aiohttp
@@ -12,10 +13,29 @@ import yaml
 
 from kernel_local.platform import bring_up
 from kernel_local.testing import PlatformServers, Run
+from kernel_operator.desired import Unavailable
 from kernel_operator.kube import TENANTS, Kube, path_of
 
-_LOOK_AGAIN = 0.1
-"""Seconds between two lists of everything, which would else take a good part of the machine from what is measured."""
+
+class Administrator(Kube):
+    """The operator's own client under the administrator's login, which may also watch."""
+
+    def __init__(self, login: kopf.AiohttpSession) -> None:
+        super().__init__()
+        self._admin = login
+        self.use(login)
+
+    async def watch(self, kind: str) -> AsyncGenerator[dict[str, Any], None]:
+        """The objects of ``kind`` as they are, then as they change, until the server ends it."""
+        url, query = self._admin.server.rstrip("/") + path_of(kind), {"watch": "true", "resourceVersion": "0"}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
+        async with self._admin.aiohttp_session.get(url, params=query, timeout=timeout) as answer:
+            answer.raise_for_status()
+            rest = b""
+            async for piece in answer.content.iter_any():
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    yield json.loads(line)["object"]
 
 
 @contextmanager
@@ -34,8 +54,8 @@ def embedded_platform() -> Iterator[tuple[PlatformServers, float]]:
 
 
 @asynccontextmanager
-async def administrator(servers: PlatformServers) -> AsyncIterator[Kube]:
-    """The operator's own client under the administrator's kubeconfig, so that both sides of a ratio cost the same."""
+async def administrator(servers: PlatformServers) -> AsyncIterator[Administrator]:
+    """A client under the administrator's kubeconfig, so that both sides of a ratio cost the same."""
     config = yaml.safe_load(servers.kubernetes.kubeconfig.read_text())
     user, cluster = config["users"][0]["user"], config["clusters"][0]["cluster"]
     info = kopf.ConnectionInfo(
@@ -50,9 +70,7 @@ async def administrator(servers: PlatformServers) -> AsyncIterator[Kube]:
     )
     connector = aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context())
     async with aiohttp.ClientSession(connector=connector, headers=info.as_http_headers()) as session:
-        kube = Kube()
-        kube.use(kopf.AiohttpSession(server=info.server, aiohttp_session=session))
-        yield kube
+        yield Administrator(kopf.AiohttpSession(server=info.server, aiohttp_session=session))
 
 
 def tenant(name: str, tier: str = "client", parent: str | None = "root") -> dict[str, Any]:
@@ -65,21 +83,33 @@ def tenant(name: str, tier: str = "client", parent: str | None = "root") -> dict
     }
 
 
-async def ready_at(kube: Kube, kind: str, count: int, bound: float) -> list[float]:
-    """When the resources of ``kind`` became Ready ; raises TimeoutError after ``bound`` seconds."""
+async def delete_all(kube: Kube, kind: str, bound: float) -> None:
+    """Delete every object of ``kind``; the server may need more than one call for thousands."""
+    async with asyncio.timeout(bound):
+        while (await kube.list_metadata(kind))[0]:
+            with suppress(Unavailable):
+                await kube.call("DELETE", path_of(kind))
+
+
+async def ready_at(kube: Administrator, kind: str, count: int, bound: float) -> list[float]:
+    """When the resources of ``kind`` became Ready; raises TimeoutError after ``bound`` seconds.
+
+    A watch tells it: lists of everything would take a good part of the machine from what is measured.
+    """
     seen: dict[str, float] = {}
-    deadline = time.perf_counter() + bound
-    while len(seen) < count:
-        if time.perf_counter() > deadline:
-            raise TimeoutError(f"{len(seen)} of {count} {kind} Ready after {bound:.0f} s")
-        page = await kube.call("GET", path_of(kind), query={"resourceVersion": "0"})
-        now = time.perf_counter()
-        for item in page["items"] or ():
-            conditions = (item.get("status") or {}).get("conditions", [])
-            if any(c["type"] == "Ready" and c["status"] == "True" for c in conditions):
-                seen.setdefault(item["metadata"]["name"], now)
-        await asyncio.sleep(_LOOK_AGAIN)
+    try:
+        async with asyncio.timeout(bound):
+            while len(seen) < count:
+                async with aclosing(kube.watch(kind)) as changes:
+                    async for body in changes:
+                        conditions = (body.get("status") or {}).get("conditions", [])
+                        if any(c["type"] == "Ready" and c["status"] == "True" for c in conditions):
+                            seen.setdefault(body["metadata"]["name"], time.perf_counter())
+                        if len(seen) >= count:
+                            break
+    except TimeoutError:
+        raise TimeoutError(f"{len(seen)} of {count} {kind} Ready after {bound:.0f} s") from None
     return list(seen.values())
 
 
-__all__ = ["TENANTS", "administrator", "embedded_platform", "ready_at", "tenant"]
+__all__ = ["TENANTS", "Administrator", "administrator", "delete_all", "embedded_platform", "ready_at", "tenant"]

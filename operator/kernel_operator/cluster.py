@@ -26,7 +26,8 @@ def key_of(kind: str, metadata: Mapping[str, Any]) -> Key:
 
 
 class Cluster:
-    """See the module's text. Raw bodies are kept for what is written back; typed objects for plans."""
+    """See the module's text. Raw bodies are kept for what is written back, without the managed fields, which are half
+    of them; typed objects for plans."""
 
     def __init__(self) -> None:
         self._bodies: dict[str, dict[Key, Body]] = {TENANTS: {}, MODULES: {}}
@@ -160,7 +161,7 @@ class Cluster:
 
     def _take(self, key: Key, body: Body) -> None:
         before = self.body(key)
-        self._bodies[key.kind][key] = body
+        self._bodies[key.kind][key] = _kept(body)
         if before is not None and _essence(before) == _essence(body):
             return
         if before is not None and before["metadata"]["uid"] != body["metadata"]["uid"]:
@@ -228,6 +229,11 @@ def _essence(body: Body) -> _Essence:
     let_go = bool(deleted) and FINALIZER not in (finalizers or ())  # a parent's deletion waits for it
     shared = (meta["uid"], meta.get("generation"), meta.get("labels"), deleted, let_go)
     return _Essence(shared, meta.get("annotations"), finalizers)
+
+
+def _kept(body: Body) -> Body:
+    metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+    return {**body, "metadata": metadata}
 
 
 def _version(body: Body) -> int:

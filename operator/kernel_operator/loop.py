@@ -46,12 +46,13 @@ async def work(queue: WorkQueue, kind: str, reconcile: Callable[[Sequence[Key]],
 
 
 async def compare_periodically(kube: Kube, cluster: Cluster, queue: WorkQueue, seconds: float) -> None:
-    """Hold the view against the API server's lists, then submit everything; every ``seconds``, with jitter."""
+    """Hold the view against the API server's lists, then submit everything behind what has changed; every
+    ``seconds``, with jitter."""
     while True:
         await asyncio.sleep(seconds * random.uniform(0.9, 1.1))  # noqa: S311 - jitter
         for kind in (TENANTS, MODULES):
             queue.submit(await _hold_against_list(kube, cluster, kind) or ())
-            queue.submit(cluster.keys(kind))
+            queue.submit_in_background(cluster.keys(kind))
 
 
 async def until_caught_up(kube: Kube, cluster: Cluster) -> None:

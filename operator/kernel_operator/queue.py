@@ -7,7 +7,9 @@ object. The queue promises
 * a key is never worked on twice at the same time: what is submitted meanwhile comes after;
 * what failed comes back after a growing wait, with jitter, unless it is submitted before;
 * a taker gets everything of its kind that is ready, up to a limit, so that a burst of a thousand
-  objects is a handful of batches and not a thousand transactions.
+  objects is a handful of batches and not a thousand transactions;
+* what is submitted in the background comes behind everything else, so that a change does not wait
+  for a comparison of ten thousand objects; it has the rest of each batch.
 
 Since nothing else changes a system, an event and a comparison can't race. The work itself must not
 depend on how often or why a key came.
@@ -39,6 +41,7 @@ class WorkQueue:
     def __init__(self, *, first_retry: float = 0.5, last_retry: float = 60.0) -> None:
         self._first_retry, self._last_retry = first_retry, last_retry
         self._ready: dict[str, dict[Key, float]] = {}
+        self._background: dict[str, dict[Key, float]] = {}
         self._working: dict[Key, float] = {}
         self._again: set[Key] = set()
         self._later: list[tuple[float, int, Key]] = []
@@ -56,16 +59,29 @@ class WorkQueue:
             if key in self._working:
                 self._again.add(key)
             else:
+                self._background.get(key.kind, {}).pop(key, None)
                 self._ready.setdefault(key.kind, {}).setdefault(key, now)
+        self._wake.set()
+
+    def submit_in_background(self, keys: Iterable[Key]) -> None:
+        """Have ``keys`` worked on behind all that is submitted; what is ready or under way comes no second time."""
+        now = time.monotonic()
+        for key in keys:
+            if key not in self._working and key not in self._ready.get(key.kind, ()):
+                self._due.pop(key, None)
+                self._background.setdefault(key.kind, {}).setdefault(key, now)
         self._wake.set()
 
     async def take(self, kind: str, limit: int) -> list[Key]:
         """Wait for keys of ``kind`` and take up to ``limit`` of them, oldest first. Each must be given to ``done``."""
         while True:
             self._promote()
-            if ready := self._ready.get(kind):
-                batch = list(itertools.islice(ready, limit))
-                self._working.update((key, ready.pop(key)) for key in batch)
+            batch: list[Key] = []
+            for lane in self._lanes(kind):
+                taken = list(itertools.islice(lane, limit - len(batch)))
+                self._working.update((key, lane.pop(key)) for key in taken)
+                batch += taken
+            if batch:
                 return batch
             self._wake.clear()
             pause = self._later[0][0] - time.monotonic() if self._later else None
@@ -97,21 +113,26 @@ class WorkQueue:
 
     def depth(self, kind: str) -> int:
         """How many keys of ``kind`` are ready and not taken."""
-        return len(self._ready.get(kind, ()))
+        return sum(len(lane) for lane in self._lanes(kind))
 
     @property
     def idle(self) -> bool:
         """Nothing is ready and nothing is being worked on; retries may be waiting."""
         self._promote()
-        return not self._working and not any(self._ready.values())
+        return not self._working and not any(self._ready.values()) and not any(self._background.values())
 
     def standing_still(self) -> float:
         """For how many seconds there has been work and none of it was finished; 0 when there is none."""
         self._promote()
-        oldest = [next(iter(ready.values())) for ready in self._ready.values() if ready]
+        lanes = [*self._ready.values(), *self._background.values()]
+        oldest = [next(iter(lane.values())) for lane in lanes if lane]
         if not oldest and not self._working:
             return 0.0
         return time.monotonic() - max(self._last_finished, min([*oldest, *self._working.values()]))
+
+    def _lanes(self, kind: str) -> list[dict[Key, float]]:
+        """What is ready of ``kind``: what comes first, then the background."""
+        return [self._ready.get(kind, {}), self._background.get(kind, {})]
 
     def _submit_later(self, key: Key, seconds: float) -> None:
         ticket = next(self._tickets)

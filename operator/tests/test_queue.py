@@ -67,6 +67,33 @@ async def test_an_event_overtakes_the_backoff() -> None:
         assert await queue.take("tenants", 1) == [A]
 
 
+async def test_a_change_goes_before_the_background_which_has_the_rest_of_the_batch() -> None:
+    queue = WorkQueue()
+    queue.submit_in_background([A, B])
+    queue.submit([C])
+    assert queue.depth("tenants") == 3
+    assert await queue.take("tenants", 2) == [C, A]
+    queue.submit([B])
+    assert queue.depth("tenants") == 1, "what comes to the front is no longer behind"
+    assert await queue.take("tenants", 2) == [B]
+
+
+async def test_the_background_adds_nothing_to_what_is_ready_or_under_way() -> None:
+    queue = WorkQueue(first_retry=3600)
+    queue.submit([A, B, C])
+    assert await queue.take("tenants", 2) == [A, B]
+    queue.submit_in_background([A, B, C])
+    assert queue.depth("tenants") == 1
+    queue.done(A)
+    queue.done(B, retry=True)
+    assert await queue.take("tenants", 10) == [C], "A was just looked at"
+    queue.done(C)
+    queue.submit_in_background([B])
+    assert not queue.idle
+    async with asyncio.timeout(1):
+        assert await queue.take("tenants", 10) == [B], "a comparison does not wait for a backoff"
+
+
 async def test_takers_get_their_own_kind() -> None:
     queue = WorkQueue()
     module = Key("kernelmodules", "crm", "crm")
@@ -96,11 +123,19 @@ async def test_standing_still_is_told_only_while_there_is_work(monkeypatch: pyte
     assert queue.standing_still() == 0
     now += 3
     assert queue.standing_still() == 3, "B still waits"
+    await queue.take("tenants", 1)
+    queue.done(B)
+    queue.submit_in_background([A])
+    now += 4
+    assert queue.standing_still() == 4, "a comparison is work as well"
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.tuples(st.sampled_from(["submit", "take", "done", "fail"]), st.sampled_from([A, B, C])), max_size=60)
+    st.lists(
+        st.tuples(st.sampled_from(["submit", "compare", "take", "done", "fail"]), st.sampled_from([A, B, C])),
+        max_size=60,
+    )
 )
 def test_no_key_is_lost_and_none_is_worked_on_twice_at_once(steps: list[tuple[str, Key]]) -> None:
     async def play() -> None:
@@ -111,6 +146,10 @@ def test_no_key_is_lost_and_none_is_worked_on_twice_at_once(steps: list[tuple[st
             if step == "submit":
                 queue.submit([key])
                 owed.add(key)
+            elif step == "compare":
+                queue.submit_in_background([key])
+                if not working[key]:
+                    owed.add(key)
             elif step == "take" and queue.depth("tenants"):
                 for taken in await queue.take("tenants", 2):
                     working[taken] += 1
