@@ -42,7 +42,7 @@ def test_the_sdk_is_clean_and_its_parts_work(sdk: Path) -> None:
 
 
 def test_many_tabs_refresh_once(sdk: Path, cluster, provider) -> None:
-    """N tabs, an expired token: exactly one refresh on the wire; without any channel the grace window saves each tab."""
+    """N tabs, an expired token: one refresh on the wire; without any channel the grace window saves each tab."""
     name = f"tabs-{uuid4().hex[:6]}"
     root = f"root-{name}"
     cluster.apply(tenant(root, tier="owner"), tenant(name, parent=root))
