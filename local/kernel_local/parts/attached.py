@@ -45,8 +45,8 @@ class Attached(Part):
             case "clickhouse":
                 await clickhouse.bootstrap(self.site, admin["CLICKHOUSE_URL"])
             case "valkey":
-                users = (valkey.OPERATOR, valkey.GATEWAY)
-                await valkey.provision(admin["VALKEY_URL"], {user: secret(f"valkey_{user}") for user in users})
+                passwords = {user: secret(f"valkey_{user}") for user in valkey.USERS}
+                await valkey.provision(admin["VALKEY_URL"], passwords)
             case "kafka":
                 given = json.loads(connections.external("kafka") or "{}")
                 if "SASL" in given.get("KAFKA_SECURITY_PROTOCOL", ""):
@@ -58,4 +58,6 @@ class Attached(Part):
                         "sasl.password": "KAFKA_PASSWORD",
                     }
                     client = {name: given[variable] for name, variable in names.items() if variable in given}
-                    await asyncio.to_thread(kafka.grant_operator, client, secret(f"kafka_{kafka.OPERATOR}"))
+                    await asyncio.to_thread(
+                        kafka.grant, client, {user: secret(f"kafka_{user}") for user in kafka.USERS}
+                    )

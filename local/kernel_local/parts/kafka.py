@@ -11,7 +11,7 @@ import base64
 import hashlib
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,23 @@ from kernel_local.errors import PartFailed
 from kernel_local.part import Command, Part, minimal_environment
 from kernel_local.toolchain import jars, java
 
-ADMIN, OPERATOR = "kernel_admin", "kernel_operator"
-_CLUSTER_RIGHTS = ("DESCRIBE",)
-"""No more: CREATE on the cluster would be every topic name, ALTER would let it grant itself the rest."""
-_TOPIC_RIGHTS = ("CREATE", "ALTER", "ALTER_CONFIGS", "DELETE", "DESCRIBE", "DESCRIBE_CONFIGS")
-_TOPIC_PREFIX = "platform."
+ADMIN, OPERATOR, CDC, SINK = "kernel_admin", "kernel_operator", "kernel_cdc", "kernel_sink"
+_CLUSTER = ("BROKER", "kafka-cluster", "LITERAL")
+_TOPICS = ("TOPIC", "platform.", "PREFIXED")
+USERS: dict[str, dict[tuple[str, str, str], tuple[str, ...]]] = {
+    OPERATOR: {
+        # No more on the cluster: CREATE would be every topic name, ALTER would let it grant itself the rest.
+        _CLUSTER: ("DESCRIBE",),
+        _TOPICS: ("CREATE", "ALTER", "ALTER_CONFIGS", "DELETE", "DESCRIBE", "DESCRIBE_CONFIGS"),
+    },
+    CDC: {_TOPICS: ("WRITE", "DESCRIBE")},
+    SINK: {
+        ("TOPIC", "platform.data.events", "LITERAL"): ("READ",),
+        ("TOPIC", "platform.data.events.dlq", "LITERAL"): ("WRITE",),
+        ("GROUP", "kernel.cdc-sink", "LITERAL"): ("READ",),
+    },
+}
+"""Who logs in with SCRAM, and what each may do: (kind, name, pattern) of a resource to operations."""
 _JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss512k", "-Xms64m", "-Xmx256m", "-XX:-UsePerfData")
 
 
@@ -161,7 +173,7 @@ class Kafka(Part):
         return bool(described.controller)
 
     async def provision(self) -> None:
-        await asyncio.to_thread(grant_operator, self.client(), self.site.secret(f"kafka_{OPERATOR}"))
+        await asyncio.to_thread(grant, self.client(), {user: self.site.secret(f"kafka_{user}") for user in USERS})
 
 
 class Training(Kafka):
@@ -200,30 +212,34 @@ def _fingerprint(java: Path) -> str:
     return hashlib.sha256(f"{binary}:{binary.stat().st_mtime_ns}".encode()).hexdigest()[:8]
 
 
-def grant_operator(configuration: dict[str, Any], password: str) -> None:
-    """Makes the SCRAM user ``kernel_operator`` with its rights: it administers topics and can't read or write any."""
+def grant(configuration: dict[str, Any], passwords: Mapping[str, str]) -> None:
+    """Makes the SCRAM users that ``passwords`` names, with their rights and no other."""
     from confluent_kafka import KafkaException, admin
 
     kafka: Any = admin  # its names are re-exported in a way that type checkers don't see
-
-    def rights(kind: Any, name: str, pattern: Any, operations: Sequence[str]) -> list[Any]:
-        allow, principal = kafka.AclPermissionType.ALLOW, f"User:{OPERATOR}"
-        return [kafka.AclBinding(kind, name, pattern, principal, "*", kafka.AclOperation[o], allow) for o in operations]
-
-    kinds, patterns = kafka.ResourceType, kafka.ResourcePatternType
     bindings = [
-        *rights(kinds.BROKER, "kafka-cluster", patterns.LITERAL, _CLUSTER_RIGHTS),
-        *rights(kinds.TOPIC, _TOPIC_PREFIX, patterns.PREFIXED, _TOPIC_RIGHTS),
+        kafka.AclBinding(
+            kafka.ResourceType[kind],
+            name,
+            kafka.ResourcePatternType[pattern],
+            f"User:{user}",
+            "*",
+            kafka.AclOperation[operation],
+            kafka.AclPermissionType.ALLOW,
+        )
+        for user in passwords
+        for (kind, name, pattern), operations in USERS[user].items()
+        for operation in operations
     ]
     client = _admin(configuration)
     scram = kafka.ScramCredentialInfo(kafka.ScramMechanism.SCRAM_SHA_256, 4096)
-    user = kafka.UserScramCredentialUpsertion(OPERATOR, scram, password.encode())
+    users = [kafka.UserScramCredentialUpsertion(user, scram, text.encode()) for user, text in passwords.items()]
     try:
-        waiting = [*client.create_acls(bindings).values(), *client.alter_user_scram_credentials([user]).values()]
+        waiting = [*client.create_acls(bindings).values(), *client.alter_user_scram_credentials(users).values()]
         for answer in waiting:
             answer.result(20)
     except (KafkaException, TimeoutError) as error:
-        raise PartFailed(f"kafka: the operator's user and rights could not be made: {error}") from None
+        raise PartFailed(f"kafka: the users and their rights could not be made: {error}") from None
 
 
 def _admin(configuration: dict[str, Any]) -> Any:

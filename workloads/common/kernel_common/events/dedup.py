@@ -13,6 +13,7 @@ delivery that took it: nobody gives back another's, and an answer that was lost 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Any, Protocol
@@ -140,10 +141,8 @@ class InValkey:
         await self._ask(self._valkey.set(key, "1", ex=KEPT))
 
     async def _give_back(self, key: str, mine: str) -> None:
-        try:
+        with contextlib.suppress(Away):  # then it ends by itself
             await self._ask(self._valkey.eval(_GIVE_BACK, 1, key, mine))
-        except Away:
-            pass  # it ends by itself
 
     @staticmethod
     async def _ask(command: Awaitable[Any]) -> Any:

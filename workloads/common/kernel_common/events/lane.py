@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from confluent_kafka import Message
 
+from kernel_common.events.feed import Place
 from kernel_common.events.outage import LetGo, Partition
 
 FULL, LOW = 256, 64
@@ -14,12 +15,15 @@ FULL_BYTES, LOW_BYTES = 2_000_000, 500_000
 
 
 class Lane:
-    """Runs ``conclude`` for each message and then calls ``done``; also a Partition, for the deliveries in it."""
+    """Runs ``conclude`` for each message and then calls ``done_up_to``; also a Partition, for the deliveries in it."""
 
     def __init__(
-        self, conclude: Callable[[Message, Partition], Awaitable[None]], done: Callable[[Message], None]
+        self,
+        place: Place,
+        conclude: Callable[[Message, Partition], Awaitable[None]],
+        done_up_to: Callable[[Place, int], None],
     ) -> None:
-        self._conclude, self._done = conclude, done
+        self._place, self._conclude, self._done_up_to = place, conclude, done_up_to
         self._waiting: asyncio.Queue[Message | None] = asyncio.Queue()
         self._bytes = 0
         self._letting_go = asyncio.Event()
@@ -71,4 +75,4 @@ class Lane:
             except LetGo:
                 return
             self.next_offset = (message.offset() or 0) + 1
-            self._done(message)
+            self._done_up_to(self._place, self.next_offset)
