@@ -17,7 +17,7 @@ from rich.table import Table
 
 from bench.measure import Measure
 
-NAMES = ("platform", "operator", "queue", "decision", "gateway")
+NAMES = ("platform", "operator", "queue", "decision", "gateway", "cdc_source")
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 
