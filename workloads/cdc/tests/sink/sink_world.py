@@ -20,7 +20,7 @@ from kernel_common.ids import uuid7
 from kernel_local.testing import KafkaServer
 
 DEAD = f"{TOPIC}.dlq"
-PARTITIONS = 3
+DEAD_PARTITIONS = 3
 
 
 def stamp(moment: datetime) -> str:
@@ -45,12 +45,6 @@ class Broker:
         self.admin = admin.AdminClient({**configuration, "log_level": 0})
         self.producer = Producer({**configuration, "enable.idempotence": True, "linger.ms": 5, "log_level": 0})
         self._reader = Consumer({**configuration, "group.id": "kernel.cdc-sink", "enable.auto.commit": False})
-        there = self.admin.list_topics(timeout=20).topics
-        missing = [
-            admin.NewTopic(name, count, 1) for name, count in ((TOPIC, PARTITIONS), (DEAD, 1)) if name not in there
-        ]
-        if missing:
-            self._wait(self.admin.create_topics(missing))
 
     @staticmethod
     def _wait(*answers: dict[Any, Any]) -> None:

@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
-from sink_world import DEAD, TOPIC, Broker, Reader, Record, until
+from sink_world import DEAD, DEAD_PARTITIONS, TOPIC, Broker, Reader, Record, until
 
 from kernel_cdc.settings import SinkSettings
 from kernel_cdc.sink.sink import Sink
@@ -57,7 +57,7 @@ def a_module(*columns: Column) -> ModuleState:
 
 
 @pytest.fixture(scope="session")
-def broker(kafka: KafkaServer) -> Iterator[Broker]:
+def broker(kafka: KafkaServer, topics: None) -> Iterator[Broker]:
     broker = Broker(kafka)
     yield broker
     broker.close()
@@ -271,13 +271,18 @@ async def test_what_is_no_change_becomes_a_dead_letter(
         good.change("c").replace(b"sunk", b"`; --"),
     ]  # type: ignore[arg-type]
     letters = Consumer({**kafka.admin_conf, "group.id": "none", "enable.auto.commit": False})
-    before = letters.get_watermark_offsets(TopicPartition(DEAD, 0), timeout=20)[1]
+
+    def dead() -> int:
+        parts = [TopicPartition(DEAD, number) for number in range(DEAD_PARTITIONS)]
+        return sum(letters.get_watermark_offsets(part, timeout=20)[1] for part in parts)
+
+    before = dead()
     async with sinking():
         broker.send(*bad, good.change("c", email="good", score=1), partition=0)
         broker.producer.produce(TOPIC, b"{", headers=[("type", b"data.other.thing")], partition=0)
         broker.flush()
         await until(lambda: broker.lag() == 0)
-    after = letters.get_watermark_offsets(TopicPartition(DEAD, 0), timeout=20)[1]
+    after = dead()
     letters.close()
     assert after - before == len(bad)
     assert await current(reader, module) == [{"email": "good", "score": 1}]

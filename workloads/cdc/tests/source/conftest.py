@@ -14,7 +14,6 @@ from kernel_cdc.source import slot
 from kernel_common.ids import tenant_id
 from kernel_local.testing import KafkaServer, PostgresServer
 from kernel_operator.desired import ModuleState, TenantState, Tier
-from kernel_operator.targets.kafka import KafkaTarget
 from kernel_operator.targets.postgres import PostgresTarget
 
 _numbers = itertools.count(1)
@@ -39,21 +38,6 @@ async def admin(postgres: PostgresServer, database: PostgresTarget) -> AsyncIter
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1", name
         )
     await pool.close()
-
-
-@pytest.fixture(scope="session")
-async def topics(kafka: KafkaServer) -> None:
-    """The kernel's topics, made as the operator makes them."""
-    conf = kafka.operator_conf
-    target = KafkaTarget(
-        conf["bootstrap.servers"],
-        username=conf["sasl.username"],
-        password=conf["sasl.password"],
-        security_protocol=conf["security.protocol"],
-        sasl_mechanism=conf["sasl.mechanisms"],
-    )
-    await target.ensure_kernel_topics()
-    await target.close()
 
 
 @pytest.fixture(scope="session")
