@@ -18,6 +18,7 @@ import pytest
 from kernel_local import paths
 from kernel_local.parts import postgres as postgres_part
 from kernel_local.parts.kafka import Kafka
+from kernel_local.platform import PART_NAMES
 from kernel_local.site import Site
 from kernel_local.testing import ClickHouseServer, KafkaServer, KubernetesServer, PostgresServer, ValkeyServer
 from kernel_local.toolchain import jars, kube
@@ -87,7 +88,7 @@ def test_a_platform_from_birth_to_removal(kernel: Command) -> None:
     again = kernel("up")
     assert "it was up already" in again.stdout
     shown = kernel("status").stdout
-    assert shown.count("running") == 10
+    assert shown.count("running") == len(PART_NAMES)
 
     script = 'eval "$(' + shlex.join([*KERNEL, "env"]) + ')"; printf %s "$DATABASE_URL|$KUBECONFIG"'
     done = subprocess.run(["sh", "-c", script], env=kernel.environment, capture_output=True, text=True, check=True)
@@ -184,7 +185,7 @@ def test_up_after_a_killed_up_completes_it(kernel: Command) -> None:
     process.kill()
     process.communicate(timeout=10)
     kernel("up")
-    assert kernel("status").stdout.count("running") == 8
+    assert kernel("status").stdout.count("running") == len(PART_NAMES)
     assert kafka is None or Site(kernel.data).processes.find("kafka") is not None
 
 
@@ -328,7 +329,7 @@ def test_an_ordinary_user_with_a_closed_home(stranger: tuple[Path, Path]) -> Non
     try:
         done = kernel("up")
         assert done.returncode == 0, done.stdout + done.stderr
-        assert kernel("status").stdout.count("running") == 8
+        assert kernel("status").stdout.count("running") == len(PART_NAMES)
         data = home / ".local/state/platform-kernel"
         assert (data / "postgres/cluster/PG_VERSION").stat().st_uid == pwd.getpwnam("nobody").pw_uid
         assert not (postgres_part.SHARED / Site(data).key).exists()
