@@ -17,7 +17,7 @@ from urllib.parse import quote
 import httptools
 
 from kernel_common.problems import MEDIA_TYPE, Problem
-from kernel_common.traces import trace_id
+from kernel_common.traces import new_trace_id, trace_id, traceparent
 from kernel_gateway import metrics
 from kernel_gateway.access import (
     ACTOR_HEADER,
@@ -100,6 +100,7 @@ class _Exchange:
         "head_only",
         "keep_alive",
         "path",
+        "request_id",
         "response",
         "rule",
         "trace",
@@ -108,7 +109,8 @@ class _Exchange:
     def __init__(self, connection: "_Connection") -> None:
         self._connection = connection
         self.authorization: list[str] = []
-        self.path, self.rule, self.client, self.trace, self.body = b"", b"", b"", b"", b""
+        self.path, self.rule, self.client, self.body = b"", b"", b"", b""
+        self.trace, self.request_id = b"", b""
         self.head_only, self.keep_alive = False, True
         self.response: bytes | None = None
 
@@ -166,6 +168,8 @@ class _Connection(asyncio.Protocol):
             self._exchange.client = value
         elif name == b"traceparent":
             self._exchange.trace = value
+        elif name == b"x-request-id":
+            self._exchange.request_id = value
 
     def on_body(self, body: bytes) -> None:
         if len(self._exchange.body) <= MAX_REPORT:  # more is no report, and a question has none
@@ -246,17 +250,23 @@ def _taken(reports: Reports, body: bytes) -> Verdict:
 
 def response(exchange: Any, verdict: Verdict) -> bytes:
     """The whole answer to ``exchange``."""
-    headers = "".join(f"{name}: {value}\r\n" for name, value in verdict.headers.items())
-    closing = "" if exchange.keep_alive else "connection: close\r\n"
+    headers = "".join([f"{name}: {value}\r\n" for name, value in verdict.headers.items()])
+    if not exchange.keep_alive:
+        headers += "connection: close\r\n"
+    trace = trace_id(exchange.trace.decode("latin-1")) if exchange.trace else ""
     if not isinstance(verdict, Refused):
-        known = identity_headers(verdict.identity) if verdict.identity is not None else ""
-        return f"HTTP/1.1 200 OK\r\n{known}{headers}{closing}content-length: 0\r\n\r\n".encode("latin-1")
+        if verdict.identity is not None:
+            headers += identity_headers(verdict.identity)
+        if not trace:
+            trace = new_trace_id(exchange.request_id.decode("latin-1"))
+            headers += f"x-trace-id: {trace}\r\ntraceparent: {traceparent(trace)}\r\n"
+        return f"HTTP/1.1 200 OK\r\n{headers}content-length: 0\r\n\r\n".encode("latin-1")
     path = exchange.path.partition(b"?")[0].decode("latin-1")
-    body = Problem(
-        verdict.status, verdict.slug, verdict.detail, path, trace_id(exchange.trace.decode("latin-1"))
-    ).body()
+    trace = trace or new_trace_id(exchange.request_id.decode("latin-1"))
+    body = Problem(verdict.status, verdict.slug, verdict.detail, path, trace).body()
     head = (
-        f"HTTP/1.1 {verdict.status} {_PHRASES.get(verdict.status, '')}\r\n{headers}{closing}"
+        f"HTTP/1.1 {verdict.status} {_PHRASES.get(verdict.status, '')}\r\n{headers}"
+        f"x-kernel-decided: refused\r\nx-trace-id: {trace}\r\n"
         f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode("latin-1") + (b"" if exchange.head_only else body)

@@ -11,11 +11,11 @@
 --   half open  the probe is under way, everything else is refused. Its success closes, its failure opens again. A probe
 --              whose end we never see (its client went away) is given up after OPEN, and the next request is one.
 --
--- A failure is an answer of 500 or more: of the service, or Envoy's own for a connection that failed or a time-out. Only
--- requests that came past this filter count, so a refusal by the decision never does; nor does a request that Envoy's
--- own connection limits held back, which says nothing about the service.
+-- A failure is an answer of 500 or more: of the service, or Envoy's own for a connection that failed or a time-out.
+-- Refusals carry the header DECIDED and never count; nor does a request that Envoy's own connection limits held back,
+-- which says nothing about the service. While no upstream is in trouble a request costs two looks at its headers.
 --
--- FAILURES, WINDOW and OPEN (milliseconds), NAMESPACE, REPORTS and PATH stand in front of this text.
+-- FAILURES, WINDOW and OPEN (milliseconds), NAMESPACE, REPORTS, PATH and DECIDED stand in front of this text.
 
 local troubled = {}
 local worker = string.match(tostring(troubled), "0x%x+") or "worker"
@@ -36,43 +36,45 @@ end
 
 local function refuse(handle, milliseconds)
   handle:respond(
-    { [":status"] = "503", ["retry-after"] = tostring(math.max(1, math.ceil(milliseconds / 1000))) },
+    { [":status"] = "503", [DECIDED] = "breaker", ["retry-after"] = tostring(math.max(1, math.ceil(milliseconds / 1000))) },
     "the service has failed repeatedly and gets no requests for now"
   )
 end
 
 function envoy_on_request(handle)
-  local headers, about = handle:headers(), handle:metadata()
-  local limit, route = about:get("max_body"), about:get("upstream")
+  local headers = handle:headers()
+  local length, held = headers:get("content-length"), false
+  if length == nil then
+    held = headers:get("upgrade") == nil
+  end
+  local about = handle:metadata()
+  local limit, upstream = about:get("max_body"), about:get("upstream")
   if limit == nil then
     return -- a path that Envoy answers itself
   end
-  local length = headers:get("content-length")
-  if length == nil and headers:get("upgrade") == nil then
-    local body = handle:body() -- without a body it returns at once
+  if held then
+    local body = handle:body() -- without a body it returns at once; what was read before is of no use after it
     length = body and body:length()
   end
   if length ~= nil and tonumber(length) > limit then
     return handle:respond({ [":status"] = "413" }, string.format("the body may have at most %d bytes", limit))
   end
-  if route == nil then
-    return -- the gateway's own API, which has no breaker
+  local breaker = upstream and troubled[upstream] -- the gateway's own API has none
+  if breaker == nil or breaker.since == nil then
+    return
   end
-  local breaker, probe = troubled[route], 0
-  if breaker ~= nil and breaker.since ~= nil then
-    local now = handle:timestamp()
-    if now < breaker.since then
-      breaker.since = now -- the clock was set back
-    end
-    local left = breaker.since + OPEN - now
-    if left > 0 then
-      return refuse(handle, breaker.probe and 1000 or left)
-    end
-    probes = probes + 1
-    probe, breaker.probe, breaker.since = probes, probes, now
-    report(handle, route, "half-open")
+  local now = handle:timestamp()
+  if now < breaker.since then
+    breaker.since = now -- the clock was set back
   end
-  handle:streamInfo():dynamicMetadata():set(NAMESPACE, "probe", probe)
+  local left = breaker.since + OPEN - now
+  if left > 0 then
+    return refuse(handle, breaker.probe and 1000 or left)
+  end
+  probes = probes + 1
+  breaker.probe, breaker.since = probes, now
+  handle:streamInfo():dynamicMetadata():set(NAMESPACE, "probe", probes)
+  report(handle, upstream, "half-open")
 end
 
 local function failed(handle, upstream)
@@ -94,15 +96,19 @@ local function failed(handle, upstream)
 end
 
 function envoy_on_response(handle)
-  local passed = handle:streamInfo():dynamicMetadata():get(NAMESPACE)
-  if passed == nil then
+  local headers = handle:headers()
+  local failure = tonumber(headers:get(":status")) >= 500
+  if not failure and next(troubled) == nil then
+    return
+  end
+  -- What the service answered carries the time it took; what Envoy answered for it doesn't, nor do refusals.
+  local answered = headers:get("x-envoy-upstream-service-time") ~= nil
+  if not answered and (not failure or headers:get(DECIDED) ~= nil) then
     return
   end
   local upstream = handle:metadata():get("upstream")
-  local headers = handle:headers()
-  local failure = tonumber(headers:get(":status")) >= 500
-  local breaker = troubled[upstream]
-  if breaker == nil and not failure then
+  local breaker = upstream and troubled[upstream]
+  if upstream == nil or (breaker == nil and not failure) then
     return
   end
   local held_back = failure and headers:get("x-envoy-overloaded") ~= nil
@@ -114,15 +120,19 @@ function envoy_on_response(handle)
     else
       troubled[upstream] = nil
     end
-  elseif breaker.probe ~= nil and breaker.probe == passed.probe then
-    if held_back then
-      breaker.probe, breaker.since = nil, breaker.since - OPEN -- it never arrived: the next request is the probe
-    elseif failure then
-      breaker.probe, breaker.since = nil, handle:timestamp()
-      report(handle, upstream, "open")
-    else
-      troubled[upstream] = nil
-      report(handle, upstream, "closed")
-    end
+    return
+  end
+  local mark = handle:streamInfo():dynamicMetadata():get(NAMESPACE)
+  if breaker.probe == nil or mark == nil or breaker.probe ~= mark.probe then
+    return
+  end
+  if held_back then
+    breaker.probe, breaker.since = nil, breaker.since - OPEN -- it never arrived: the next request is the probe
+  elseif failure then
+    breaker.probe, breaker.since = nil, handle:timestamp()
+    report(handle, upstream, "open")
+  else
+    troubled[upstream] = nil
+    report(handle, upstream, "closed")
   end
 end

@@ -34,8 +34,9 @@ _STRIPPED = (
 )
 _HOPS = ("x-forwarded-for", "x-forwarded-proto")
 """Nobody in front of us may set these unless a proxy is expected there; Envoy makes them anew."""
-_IDENTITY = ("x-user-id", "x-tenant-id", "x-user-roles", "x-actor-id")
+_TO_SERVICE = ("x-user-id", "x-tenant-id", "x-user-roles", "x-actor-id", "traceparent", TRACE_HEADER)
 _TO_CLIENT = ("ratelimit", "ratelimit-policy", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset")
+_WITH_REFUSAL = ("content-type", "retry-after", "www-authenticate", TRACE_HEADER, routes.DECIDED)
 _HTTP = "envoy.extensions.filters.http"
 
 
@@ -82,7 +83,8 @@ def _manager(settings: EnvoySettings) -> Document:
         "codec_type": "AUTO",
         "rds": {"route_config_name": routes.NAME, "config_source": file_source(settings, "rds.json")},
         "http_filters": [
-            _lua("kernel.trace", scripts.trace()),
+            _last_of_all(),
+            _where_traced_here(_lua("kernel.trace", scripts.trace())),
             extension(routes.CORS, f"{_HTTP}.cors.v3.Cors"),
             _token_bucket(settings.local_rate_per_sec),
             _decision(settings.gateway_decision_port),
@@ -137,6 +139,36 @@ def _manager(settings: EnvoySettings) -> Document:
     }
 
 
+def _last_of_all() -> Document:
+    """The first filter, so the last that sees an answer: takes off what the breaker reads and clients should not."""
+    needless = ({"remove": name} for name in ("x-envoy-upstream-service-time", routes.DECIDED))
+    return extension(
+        "kernel.clean",
+        f"{_HTTP}.header_mutation.v3.HeaderMutation",
+        mutations={"response_mutations": list(needless)},
+    )
+
+
+def _where_traced_here(trace: Document) -> Document:
+    """``trace``, for requests that bring a trace and those that the decision never sees. A script costs more than all
+    else that happens to a request here, and most bring none: for them the decision makes one with its answer."""
+    brought = [_predicate(name, {"safe_regex": {"google_re2": {}, "regex": ".*"}}) for name in ("traceparent", "tracestate")]
+    undecided = [_predicate(":path", {"prefix": prefix}) for prefix in routes.UNDECIDED]
+    needless = {"not_matcher": {"or_matcher": {"predicate": [*brought, *undecided]}}}
+    skip = extension("skip", "envoy.extensions.filters.common.matcher.action.v3.SkipFilter")
+    return extension(
+        trace["name"],
+        "envoy.extensions.common.matching.v3.ExtensionWithMatcher",
+        extension_config=trace,
+        xds_matcher={"matcher_list": {"matchers": [{"predicate": needless, "on_match": {"action": skip}}]}},
+    )
+
+
+def _predicate(header: str, value: Document) -> Document:
+    input_ = extension("header", "envoy.type.matcher.v3.HttpRequestHeaderMatchInput", header_name=header)
+    return {"single_predicate": {"input": input_, "value_match": value}}
+
+
 def _lua(name: str, text: str) -> Document:
     return extension(name, f"{_HTTP}.lua.v3.Lua", default_source_code={"inline_string": text})
 
@@ -170,7 +202,7 @@ def _decision(port: int) -> Document:
         status_on_error={"code": "ServiceUnavailable"},
         validate_mutations=True,
         clear_route_cache=False,
-        allowed_headers={"patterns": [{"exact": "authorization"}, {"exact": "traceparent"}]},
+        allowed_headers={"patterns": [{"exact": name} for name in ("authorization", "traceparent", "x-request-id")]},
         http_service={
             "server_uri": {
                 "uri": f"http://127.0.0.1:{port}",
@@ -181,9 +213,9 @@ def _decision(port: int) -> Document:
                 "headers_to_add": [{"key": name, "value": value} for name, value in facts.items()]
             },
             "authorization_response": {
-                "allowed_upstream_headers": {"patterns": [{"exact": name} for name in _IDENTITY]},
+                "allowed_upstream_headers": {"patterns": [{"exact": name} for name in _TO_SERVICE]},
                 "allowed_client_headers": {
-                    "patterns": [{"exact": n} for n in (*_TO_CLIENT, "content-type", "retry-after", "www-authenticate")]
+                    "patterns": [{"exact": n} for n in (*_TO_CLIENT, *_WITH_REFUSAL)]
                 },
                 "allowed_client_headers_on_success": {"patterns": [{"exact": name} for name in _TO_CLIENT]},
             },

@@ -8,6 +8,7 @@ own words name addresses inside.
 import json
 
 from kernel_common.problems import MEDIA_TYPE, Problem
+from kernel_gateway.envoy.routes import DECIDED
 from kernel_gateway.envoy.typed import Document, extension
 
 _OURS = {404: "not-found", 405: "method-not-allowed", 413: "payload-too-large", 503: "service-unavailable"}
@@ -47,6 +48,7 @@ def local_replies() -> Document:
                     "content_type": MEDIA_TYPE,
                 },
             },
+            _undecided(),
             *(_ours(status, slug) for status, slug in _OURS.items()),
             *(_fixed(status, slug, detail) for status, (slug, detail) in _FIXED.items()),
         ],
@@ -57,6 +59,14 @@ def local_replies() -> Document:
 def _ours(status: int, slug: str) -> Document:
     reasons = _details("direct_response", "lua_response")
     return _mapper({"and_filter": {"filters": [_status(status), reasons]}}, slug, status, "%LOCAL_REPLY_BODY%")
+
+
+def _undecided() -> Document:
+    """The decision server gives no answer."""
+    slug, detail = _FIXED[503]
+    mapper = _mapper(_details("ext_authz_error"), slug, 503, detail)
+    mapper["headers_to_add"] += [_header("retry-after", "1"), _header(DECIDED, "not")]
+    return mapper
 
 
 def _fixed(status: int, slug: str, detail: str) -> Document:

@@ -35,6 +35,10 @@ IDLE_SECONDS = 300.0
 _EXACT = ("/live", "/ready", "/health", "/health/live", "/health/ready", "/.well-known/jwks.json")
 _API_PREFIXES = tuple(f"{base}/{name}" for base in ("/api/v1", "/v1") for name in API_NAMES)
 _SOCKET = f"/api/v1/{SOCKET_NAME}"
+UNDECIDED = (*_EXACT, *_API_PREFIXES, _SOCKET)
+"""Prefixes of the paths that lead somewhere without a decision."""
+DECIDED = "x-kernel-decided"
+"""On a refusal by the decision, so that the breaker does not take it for the service's; clients don't see it."""
 _ALLOWED_METHODS = "GET, HEAD, POST, PATCH, DELETE"
 _ALLOWED_HEADERS = "authorization, content-type, idempotency-key, if-match, traceparent, tracestate, x-request-id"
 _EXPOSED_HEADERS = (
@@ -73,7 +77,7 @@ def route_configuration(
             _header("x-frame-options", "DENY", keep=True),
             _header("referrer-policy", "no-referrer", keep=True),
         ],
-        "response_headers_to_remove": ["x-envoy-upstream-service-time", "x-envoy-overloaded", "server"],
+        "response_headers_to_remove": ["x-envoy-overloaded", "server"],
         "max_direct_response_body_size_bytes": 4096,
     }
 

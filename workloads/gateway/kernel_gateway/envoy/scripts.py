@@ -3,7 +3,7 @@
 from importlib import resources
 
 from kernel_gateway.envoy.clusters import DECISION
-from kernel_gateway.envoy.routes import BREAKER
+from kernel_gateway.envoy.routes import BREAKER, DECIDED
 from kernel_gateway.envoy.settings import EnvoySettings
 
 REPORT_PATH = "/internal/breaker"
@@ -21,7 +21,7 @@ def breaker(settings: EnvoySettings) -> str:
         "WINDOW": round(settings.cb_window_sec * 1000),
         "OPEN": round(settings.cb_open_sec * 1000),
     }
-    names = {"NAMESPACE": BREAKER, "REPORTS": DECISION, "PATH": REPORT_PATH}
+    names = {"NAMESPACE": BREAKER, "REPORTS": DECISION, "PATH": REPORT_PATH, "DECIDED": DECIDED}
     head = [f"local {name} = {value}" for name, value in numbers.items()]
     head += [f'local {name} = "{value}"' for name, value in names.items()]
     return "\n".join([*head, _text("breaker.lua")])

@@ -193,12 +193,15 @@ async def test_what_envoy_s_own_limits_hold_back_doesn_t_count(edge: Edge, upstr
     limited = crm(upstream.port, slug=f"crm_{next(_numbers)}")
     await edge.publish(limited, most=1)
     waiting = f"cluster.{limited.upstream}.upstream_rq_pending_active"
-    slow = [asyncio.ensure_future(edge.ask(SLOW)) for _ in range(2)]  # one under way, one waiting for its connection
-    await eventually(lambda: len(upstream.seen) == 1)
+    slow: list[asyncio.Future[Answer]] = []
 
     async def full() -> bool:
         return await edge.stat(waiting) == 1
 
+    # One under way, one waiting for its connection; of two at once both might get one, before either counts.
+    for _ in range(2):
+        slow.append(asyncio.ensure_future(edge.ask(SLOW)))
+        await eventually(lambda: len(upstream.seen) == 1)
     await eventually(full)
     held_back = [await edge.ask(CONTACTS) for _ in range(8)]
     upstream.hold.set()

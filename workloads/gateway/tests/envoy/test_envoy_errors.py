@@ -148,26 +148,33 @@ async def test_the_local_bucket_limits_everything_together(narrow: Edge) -> None
     assert limited_too
 
 
-async def test_only_the_head_of_an_answer_must_come_in_time(narrow: Edge) -> None:
+@pytest.fixture
+async def impatient(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
+    async with running_edge(tmp_path_factory.mktemp("impatient")) as edge:
+        yield edge
+
+
+async def test_only_the_head_of_an_answer_must_come_in_time(impatient: Edge) -> None:
     """What streams longer than that is left alone: an answer that grows with its request, and a WebSocket."""
     service = Upstream()
     await service.start()
-    await narrow.publish(crm(service.port), request_seconds=0.3)
+    await impatient.publish(crm(service.port), request_seconds=0.3)
     async with asyncio.timeout(10):
-        late = await narrow.ask("/api/v1/crm/slow")
+        late = await impatient.ask("/api/v1/crm/slow")
         assert late.status == 504 and late.slug == "gateway-timeout"
-        reader, writer = await asyncio.open_connection("localhost", narrow.port, ssl=narrow.tls)
+        reader, writer = await asyncio.open_connection("localhost", impatient.port, ssl=impatient.tls)
         writer.write(b"POST /api/v1/crm/ticks HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer ada\r\n")
         writer.write(b"content-length: 30\r\n\r\n" + b"x" * 10)
         assert (await read_head(reader))[0] == 200 and await read_chunk(reader) == b"10\n"
         asks = {"authorization": "Bearer ada"}
-        async with narrow.session() as session, session.ws_connect("/api/v1/crm/echo", headers=asks) as websocket:
+        async with impatient.session() as session, session.ws_connect("/api/v1/crm/echo", headers=asks) as websocket:
             await asyncio.sleep(0.7)
             await websocket.send_str("still")
             assert (await websocket.receive_str()).startswith("still for")
         writer.write(b"x" * 20)
         assert await read_chunk(reader) == b"20\n" and await read_chunk(reader) == b""
         writer.close()
+        await writer.wait_closed()
     service.hold.set()
     await service.stop()
 
@@ -183,6 +190,8 @@ async def test_old_tls_is_refused(edge: Edge) -> None:
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     _, writer = await asyncio.open_connection("localhost", edge.port, ssl=context)
     assert writer.get_extra_info("ssl_object").version() == "TLSv1.2"
+    writer.close()
+    await writer.wait_closed()
     writer.close()
 
 
