@@ -20,6 +20,7 @@ from kernel_operator.reconcile.report import Reporter
 from kernel_operator.reconcile.tenants import TenantReconciler
 from kernel_operator.settings import Settings
 from kernel_operator.systems import Systems
+from kernel_operator.targets.clickhouse.optimize import optimize_nightly
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 group.create_task(reconcile()),
                 group.create_task(_prepare(systems, cluster, queue, health, caught_up)),
                 group.create_task(systems.keep_up("Kafka", systems.kafka.ensure_kernel_topics)),
+                group.create_task(optimize_nightly(systems.clickhouse.optimize, settings.operator_optimize_hour)),
             ]
 
             def end() -> None:

@@ -34,6 +34,22 @@ repairs = Counter(
 system_errors = Counter(
     "platform_kernel_system_errors", "Calls that ended in an error, by system", ["system"], registry=REGISTRY
 )
+outbox_days_held = Gauge(
+    "platform_kernel_outbox_days_held",
+    "Old days of the outbox that are kept because change data capture has not confirmed them",
+    registry=REGISTRY,
+)
+optimized = Counter(
+    "platform_kernel_clickhouse_partitions_optimized",
+    "Partitions of analytics tables that were merged at night, by result (done, failed)",
+    ["result"],
+    registry=REGISTRY,
+)
+optimize_finished = Gauge(
+    "platform_kernel_clickhouse_optimize_finished_timestamp_seconds",
+    "When a night's merging last got through all partitions, in Unix time",
+    registry=REGISTRY,
+)
 ready = Gauge("platform_kernel_resources", "Resources by readiness", ["kind", "ready"], registry=REGISTRY)
 
 

@@ -25,6 +25,8 @@ class Settings(BaseSettings):
 
     database_url: SecretStr
     """postgres://kernel_operator:...@host:port/platform"""
+    outbox_retain_hours: int = Field(48, ge=1)
+    """How long published events stay in the outbox at least; above the hours that the server keeps its log."""
     clickhouse_url: SecretStr
     """http(s)://kernel_operator:...@host:port"""
     clickhouse_database: str = "analytics"
@@ -53,6 +55,8 @@ class Settings(BaseSettings):
     operator_http_host: str = "0.0.0.0"  # noqa: S104 - probes and scrapes come from outside the pod
     operator_resync_seconds: float = Field(60.0, ge=1)
     """How often everything is compared with what is really there."""
+    operator_optimize_hour: int = Field(3, ge=0, le=23)
+    """The hour (UTC) at which old versions of rows are merged away in ClickHouse, each night."""
     operator_stall_seconds: float = Field(120.0, ge=5)
     """/livez fails when work has waited this long with nothing finished, or the watch lags so long."""
 

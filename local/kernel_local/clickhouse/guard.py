@@ -25,7 +25,7 @@ _DDL = frozenset(
 _MAY_RUN = {
     ADMINISTRATOR: frozenset({kind for _, kind in statements.PATTERNS} | {"insert"}),
     OPERATOR: _READING | _DDL | {"access", "optimize", "delete", "show"},
-    WRITER: _READING | {"insert", "optimize"},
+    WRITER: _READING | {"insert", "insert_select"},
 }
 
 # Table functions that make rows of nothing; all others reach files, networks, other tables or this process.

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from kernel_local.clickhouse import access_clauses, errors, guard, parameters, reading, statements
@@ -174,7 +174,7 @@ class Requests:
             session.database = Cursor(tokenize(normal)[1:]).name() or ""
             connection.query(normal)
             return Answer()
-        if kind in ("describe", "exists", "optimize"):
+        if kind in ("describe", "exists", "optimize", "insert_select"):
             guard.check_target(principal, normal, database)
         guard.check_names(principal, normal, connection)
         query = statements.split_query(normal)
@@ -183,6 +183,8 @@ class Requests:
         if kind == "select":
             connection.set({name: value for name, value in query.settings.items() if name not in _IGNORED})
             return self._select(connection, request, query.text, output_format)
+        if kind == "insert_select" and not principal.is_administrator:
+            return self._insert_select(connection, request, normal)
         if query.text.startswith("SHOW GRANTS"):
             sql = self._show_grants(query.text, principal.name)
         elif kind in _READ_ONLY or kind in ("check", "kill"):
@@ -195,14 +197,30 @@ class Requests:
         principal = request.principal
         if principal.is_administrator:
             return _result(connection, request, sql, output_format)
-        # Read inside the gate: the engine enforces this very state until the request has left.
+        with self._as_user(principal) as engine_user:
+            sql = reading.prepare(connection, sql, principal.name, engine_user)
+            return _result(connection, request, sql, output_format)
+
+    def _insert_select(self, connection: Connection, request: Request, normal: str) -> Answer:
+        """What is inserted is read with the user's rights; where to, `check_target` has decided."""
+        head, select, settings = statements.split_insert_select(normal)
+        connection.set({name: value for name, value in settings.items() if name not in _IGNORED})
+        with self._as_user(request.principal) as engine_user:
+            sql = reading.prepare(connection, select, request.principal.name, engine_user)
+            return _whole(connection, f"{head} {sql}", "Null")
+
+    @contextmanager
+    def _as_user(self, principal: Principal) -> Iterator[str]:
+        """The engine's user with the principal's rights; errors inside name the principal instead.
+
+        Used inside the gate: the engine enforces this very state until the request has left.
+        """
         state = self._commits.state
         if principal.name not in state.users:
             raise error(errors.UNKNOWN_USER, f"There is no user `{principal.name}` in user directories")
         engine_user = state.rights(principal.name).engine_user
         try:
-            sql = reading.prepare(connection, sql, principal.name, engine_user)
-            return _result(connection, request, sql, output_format)
+            yield engine_user
         except ClickHouseError as failure:
             raise ClickHouseError(failure.code, failure.message.replace(engine_user, principal.name)) from None
 

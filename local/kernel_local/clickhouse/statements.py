@@ -118,6 +118,21 @@ def split_query(normal: str) -> Query:
     return Query(normal[: tokens[-1].end] if tokens else "", output_format, settings)
 
 
+def split_insert_select(normal: str) -> tuple[str, str, dict[str, str]]:
+    """Takes `INSERT INTO t [(columns)] [SETTINGS ...] SELECT ...` in normal form apart: head, query, settings.
+
+    Raises:
+        ClickHouseError: the query is not a plain SELECT or WITH.
+    """
+    tokens = tokenize(normal)
+    outer = [token for _, token in at_depth_zero(tokens)]
+    start = next((token for token in outer if token.is_word("SELECT", "WITH")), None)
+    if start is None:
+        raise error(errors.NOT_IMPLEMENTED, "The development server inserts from SELECT or WITH only")
+    head, query = split_query(normal[: start.start].rstrip()), split_query(normal[start.start :])
+    return head.text, query.text, head.settings | query.settings
+
+
 def read_settings(tokens: Sequence[Token]) -> dict[str, str] | None:
     """Reads `name = value, ...` to the end; None if that is not what the tokens are."""
     settings = {}

@@ -53,6 +53,8 @@ class SourceSettings(KafkaSettings):
     """The gauge ``kernel_cdc_source_wal_bloat`` is 1 when the slot retains more than this (10**9 bytes)."""
     cdc_heartbeat_sec: float = Field(10, gt=0, le=30)
     """How often something is written to the log, so that the slot moves on in a quiet database."""
+    cdc_lag_snapshot_sec: float = Field(300, gt=0)
+    """Tables are read ahead of the stream when it is so many seconds behind."""
     cdc_source_buffer_mb: int = Field(32, ge=1, le=1024)
     """What may wait for Kafka's acknowledgement; then reading stops."""
 

@@ -18,4 +18,6 @@ GRANT SELECT ON system.row_policies TO kernel_operator;
 GRANT SELECT ON system.mutations TO kernel_operator;
 GRANT SELECT ON system.tables TO kernel_operator;
 GRANT SELECT ON system.columns TO kernel_operator;
-GRANT INSERT, SELECT, OPTIMIZE ON analytics.* TO cdc_writer;
+GRANT SELECT ON system.parts TO kernel_operator;
+GRANT INSERT, SELECT ON analytics.* TO cdc_writer;
+REVOKE OPTIMIZE ON analytics.* FROM cdc_writer;

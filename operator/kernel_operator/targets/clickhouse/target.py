@@ -1,6 +1,7 @@
 """ClickHouse: a user a tenant, a table with its policy and view a model."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from uuid import UUID
 
 from kernel_common.analytics import USER_PREFIX, tenant_user
@@ -10,6 +11,7 @@ from kernel_operator.targets.clickhouse.client import ClickHouse, bounded
 from kernel_operator.targets.clickhouse.comparison import Step, compare
 from kernel_operator.targets.clickhouse.erasure import erase_tenant
 from kernel_operator.targets.clickhouse.observed import Observed, observed_tables
+from kernel_operator.targets.clickhouse.optimize import MayBegin, optimize
 from kernel_operator.targets.clickhouse.removal import removal_steps
 from kernel_operator.targets.clickhouse.sql import text
 from kernel_operator.targets.clickhouse.tables import POLICIES, AnalyticsTable, analytics_tables
@@ -149,6 +151,10 @@ class ClickHouseTarget:
         steps = removal_steps(self._database, slug, await self.observe_tables([slug]))
         await self._run_in_order(steps)
         return Outcome([step.change for step in steps])
+
+    async def optimize(self, since: datetime, may_begin: MayBegin) -> bool:
+        """Merges away old versions of rows where that was not done since ``since``, and says whether it got through."""
+        return await optimize(self._client, self._database, since, may_begin)
 
     async def ping(self) -> None:
         await self._client.ping()

@@ -1,36 +1,77 @@
-"""What waits to be written to one table: rows, and which messages they were."""
+"""What waits to be written to one table: rows, sweeps behind them, and which messages they were."""
 
+import secrets
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from hashlib import blake2b
+from itertools import chain
 
-from kernel_cdc.sink.changes import Change
+from kernel_cdc.sink.changes import Change, Sweep
 
 Place = tuple[str, int]
 """Topic and partition."""
 
 
 @dataclass(slots=True)
-class Batch:
+class Part:
+    """Of one partition: its rows in order, and the sweep behind them. Nothing follows a sweep."""
+
+    first: int
     lines: list[bytes] = field(default_factory=list)
-    ranges: dict[Place, tuple[int, int]] = field(default_factory=dict)
-    """The first and the last offset of each partition."""
+    sweep: Sweep | None = None
+
+
+@dataclass(slots=True)
+class Batch:
+    parts: dict[Place, Part] = field(default_factory=dict)
     newest: str = ""
+    rows: int = 0
     size: int = 0
     """Bytes."""
+    token: str = field(default_factory=lambda: secrets.token_hex(16))
+    """Of this one insert, however often it is sent. The same rows from Kafka again are another insert: the engine keeps
+    the last of equal versions, so what is written again must be all of it, in order. A row that was left out as known
+    would else be hidden by an older one before it."""
 
     def add(self, change: Change, place: Place, offset: int) -> None:
-        self.lines.append(change.line)
+        """Raises ValueError behind a sweep."""
+        part = self.parts.get(place)
+        if part is None:
+            part = self.parts[place] = Part(offset)
+        elif part.sweep is not None:
+            raise ValueError("a row behind a sweep")
+        part.lines.append(change.line)
+        self.rows += 1
         self.size += len(change.line)
-        first, last = self.ranges.get(place, (offset, offset))
-        self.ranges[place] = min(first, offset), max(last, offset)
         self.newest = max(self.newest, change.committed_at)
 
+    def add_sweep(self, sweep: Sweep, place: Place, offset: int) -> None:
+        """Raises ValueError behind another one."""
+        part = self.parts.setdefault(place, Part(offset))
+        if part.sweep is not None:
+            raise ValueError("a sweep behind a sweep")
+        part.sweep = sweep
+
+    def is_swept(self, place: Place) -> bool:
+        part = self.parts.get(place)
+        return part is not None and part.sweep is not None
+
+    def drop(self, places: Collection[Place]) -> None:
+        """Another process writes these partitions now. What comes late from here would stand behind its rows."""
+        gone = [self.parts.pop(place) for place in places if place in self.parts]
+        self.rows -= sum(len(part.lines) for part in gone)
+        self.size -= sum(len(line) for part in gone for line in part.lines)
+        if gone:
+            self.token = secrets.token_hex(16)
+
     @property
-    def token(self) -> str:
-        """The same for the same messages, and never for others: offsets alone would come again with a topic that was
-        made anew, and the engine would drop new rows as old ones."""
-        ranges = ",".join(f"{topic}:{partition}:{a}-{b}" for (topic, partition), (a, b) in sorted(self.ranges.items()))
-        digest = blake2b(digest_size=16)
-        for line in self.lines:
-            digest.update(line)
-        return f"{ranges}#{digest.hexdigest()}"
+    def lines(self) -> Iterable[bytes]:
+        return chain.from_iterable(part.lines for part in self.parts.values())
+
+    @property
+    def sweeps(self) -> dict[tuple[int, int], list[int]]:
+        """LSN and number of partitions, to the partitions that are swept."""
+        found: dict[tuple[int, int], list[int]] = {}
+        for part in self.parts.values():
+            if part.sweep is not None:
+                found.setdefault((part.sweep.lsn, part.sweep.partitions), []).append(part.sweep.partition)
+        return found

@@ -1,4 +1,4 @@
-"""Inserts over ClickHouse's HTTP interface.
+"""Inserts and sweeps over ClickHouse's HTTP interface.
 
 Two kinds of failure: the server can't take anything now (``Away``), or it will not take these rows into this table
 (``Refused``): a column that it does not have, a value of another type, a table that is not there.
@@ -6,7 +6,8 @@ Two kinds of failure: the server can't take anything now (``Away``), or it will 
 
 import re
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping
+from importlib import resources
 from io import BytesIO
 from types import TracebackType
 from typing import Self
@@ -16,6 +17,10 @@ import aiohttp
 
 CONNECT_SECONDS = 3.0
 INSERT_SECONDS = 60.0
+SWEEP_SECONDS = 200.0
+"""Reads the keys of the whole table; less than the five minutes after which Kafka gives our partitions to others."""
+
+_SWEEP = (resources.files("kernel_cdc.sink") / "sweep.sql").read_text()
 
 # A code of the server that speaks of these rows or of their table. Whatever it does not name here is the server's own
 # trouble, such as too many parts, no memory, no space: it is waited for.
@@ -79,37 +84,55 @@ class ClickHouse:
         self._database = database
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            headers=self._headers,
-            trust_env=False,
-            timeout=aiohttp.ClientTimeout(total=INSERT_SECONDS, sock_connect=CONNECT_SECONDS),
-        )
+        self._session = aiohttp.ClientSession(headers=self._headers, trust_env=False)
         return self
 
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         await self._session.close()
 
-    async def insert(self, table: str, lines: Sequence[bytes], token: str) -> None:
+    async def insert(self, table: str, lines: Iterable[bytes], token: str) -> None:
         """Returns when the rows are in the table. The same rows with the same token again change nothing.
 
         Raises Away, Refused.
         """
-        if not _TABLE.fullmatch(table):
-            raise Refused("no name of a table")
         arguments = {
-            "query": f"INSERT INTO `{self._database}`.`{table}` FORMAT JSONEachRow",
+            "query": f"INSERT INTO {self._qualified(table)} FORMAT JSONEachRow",
             "insert_deduplicate": "1",
             "insert_deduplication_token": token,
             "input_format_skip_unknown_fields": "0",
             "date_time_input_format": "best_effort",
-            "async_insert": "0",
-            "wait_end_of_query": "1",
         }
+        await self._post(arguments, b"\n".join(lines), INSERT_SECONDS)
+
+    async def sweep(self, table: str, lsn: int, partitions: int, swept: Collection[int]) -> None:
+        """Gives each record of the partitions ``swept`` (of so many) that is older than ``lsn`` a last version.
+
+        Returns when they are in the table; the same again changes nothing. Raises Away, Refused.
+        """
+        arguments = {
+            "param_lsn": str(lsn),
+            "param_partitions": str(partitions),
+            "param_swept": f"[{','.join(map(str, sorted(swept)))}]",
+            "insert_deduplicate": "0",
+            # What is moved before FINAL would choose among versions, not among records.
+            "optimize_move_to_prewhere_if_final": "0",
+        }
+        statement = _SWEEP.replace("$table", self._qualified(table))
+        await self._post(arguments, statement.encode(), SWEEP_SECONDS)
+
+    def _qualified(self, table: str) -> str:
+        if not _TABLE.fullmatch(table):
+            raise Refused("no name of a table")
+        return f"`{self._database}`.`{table}`"
+
+    async def _post(self, arguments: Mapping[str, str], body: bytes, seconds: float) -> None:
+        always = {"async_insert": "0", "wait_end_of_query": "1"}
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
         try:
             async with self._session.post(
-                self._url, params=arguments, data=BytesIO(b"\n".join(lines)), allow_redirects=False
+                self._url, params={**arguments, **always}, data=BytesIO(body), timeout=timeout, allow_redirects=False
             ) as answer:
-                body = (await answer.read()).decode("utf-8", "replace")
+                said = (await answer.read()).decode("utf-8", "replace")
                 code = answer.headers.get("X-ClickHouse-Exception-Code")
                 if answer.status == 200 and code is None:
                     return
@@ -117,7 +140,7 @@ class ClickHouse:
             raise Away("no answer in time") from None
         except (aiohttp.ClientError, OSError):
             raise Away("can't be reached") from None
-        raise _judged(code, body, answer.status)
+        raise _judged(code, said, answer.status)
 
 
 def _judged(header: str | None, body: str, status: int) -> Away | Refused:

@@ -38,7 +38,7 @@ class StoppedTables:
 
     def stop(self, table: str, reason: str, refused: Batch) -> None:
         _log.error("table %s is stopped: %s", table, reason)
-        held = {place: first for place, (first, _) in refused.ranges.items()}
+        held = {place: part.first for place, part in refused.parts.items()}
         self._tables[table] = Stopped(reason, refused, held)
         metrics.sink_stopped.labels(table).set(1)
 
@@ -56,10 +56,16 @@ class StoppedTables:
     def forget(self, places: Collection[Place]) -> None:
         """These partitions are another's now; it will find out by itself."""
         for table, stopped in self.items():
+            stopped.refused.drop(places)
             for place in places:
                 stopped.held.pop(place, None)
             if not stopped.held:
                 self.go_on(table)
+
+    @property
+    def held(self) -> dict[str, list[int]]:
+        """Partitions with messages that are not written, by table."""
+        return {table: sorted(partition for _, partition in stopped.held) for table, stopped in self._tables.items()}
 
     def limit(self, place: Place, offset: int) -> int:
         """Up to where ``place`` is done, when all is that is not held back."""

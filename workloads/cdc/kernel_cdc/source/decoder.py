@@ -1,15 +1,18 @@
 """Reads the stream of one connection, message by message, and has each change published as it comes."""
 
 import logging
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 from kernel_cdc.source.outbox import SCHEMA, TABLE, OutboxTable
-from kernel_cdc.source.pgoutput import HEADER, Relation, number, read_relation, row_end
+from kernel_cdc.source.pgoutput import HEADER, Relation, number, read_message, read_relation, row_end
 from kernel_cdc.source.rows import CapturedTable, Commit, NotAModel, Send
 from kernel_cdc.source.values import EPOCH_SECONDS, iso
 
 _BEGIN, _COMMIT, _RELATION = ord("B"), ord("C"), ord("R")
 _INSERT, _UPDATE, _DELETE, _NEW = ord("I"), ord("U"), ord("D"), ord("N")
+_MESSAGE = ord("M")
 _START = 1
 """Where a message says which place in the log it comes from."""
 
@@ -24,11 +27,21 @@ class Table(Protocol):
     def deleted(self, commit: Commit, lsn: int, data: bytes, at: int) -> None: ...
 
 
-class Decoder:
-    """``changes`` counts the rows read."""
+Heard = Callable[[int, str, bytes], None]
+"""Where the log goes on after it, prefix, content."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+
+def _unheard(lsn: int, prefix: str, content: bytes) -> None:
+    pass
+
+
+class Decoder:
+    """``changes`` counts the rows read. ``heard`` is told what was written into the log outside of transactions: all
+    that was committed before it has been published. ``floors``: no change of such a table ("schema.table") is published
+    as of an earlier place."""
+
+    def __init__(self, send: Send, heard: Heard = _unheard, floors: Mapping[str, int] = MappingProxyType({})) -> None:
+        self._send, self._heard, self._floors = send, heard, floors
         self._tables: dict[int, Table | None] = {}
         self._commit = Commit(0, b"")
         self.in_transaction = False
@@ -68,6 +81,10 @@ class Decoder:
         elif kind == _RELATION:
             relation = read_relation(message, HEADER + 1)
             self._tables[relation.oid] = self._table(relation)
+        elif kind == _MESSAGE:
+            transactional, lsn, prefix, content = read_message(message, HEADER + 1)
+            if not transactional:
+                self._heard(lsn, prefix, content)
         return None
 
     def _table(self, relation: Relation) -> Table | None:
@@ -75,7 +92,7 @@ class Decoder:
         try:
             if (relation.schema, relation.name) == (SCHEMA, TABLE):
                 return OutboxTable(relation, self._send)
-            return CapturedTable(relation, self._send)
+            return CapturedTable(relation, self._send, self._floors)
         except NotAModel as error:
             log.error("%s: its changes are left out", error)
             return None

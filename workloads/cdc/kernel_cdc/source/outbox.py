@@ -2,7 +2,7 @@
 
 import json
 
-from kernel_cdc.source.pgoutput import Relation, read_row
+from kernel_cdc.source.pgoutput import Relation, Values, read_row
 from kernel_cdc.source.rows import Commit, Headers, NotAModel, Send
 
 SCHEMA, TABLE = "kernel", "outbox"
@@ -21,7 +21,9 @@ class OutboxTable:
         self._send = send
 
     def inserted(self, commit: Commit, lsn: int, data: bytes, at: int) -> None:
-        new = read_row(data, at)
+        self.published(read_row(data, at))
+
+    def published(self, new: Values) -> None:
         topic, key, event, kind, tenant, envelope = (new[at] or b"" for at in self._columns)
         headers: Headers = [("id", event), ("type", kind), ("tenantId", tenant)]
         if trace := _trace(envelope):

@@ -102,6 +102,14 @@ def read_relation(data: bytes, at: int) -> Relation:
     return Relation(oid, schema or "pg_catalog", name, tuple(columns))
 
 
+def read_message(data: bytes, at: int) -> tuple[bool, int, str, bytes]:
+    """What somebody wrote into the log by hand, whose flags start at ``at``: whether it belongs to a transaction, where
+    the log goes on after it, its prefix, its content."""
+    prefix, start = _name(data, at + 9)
+    size = number(data, start)
+    return bool(data[at] & 1), number(data, at + 1, 8), prefix, data[start + 4 : start + 4 + size]
+
+
 def _name(data: bytes, at: int) -> tuple[str, int]:
     end = data.index(0, at)
     return data[at:end].decode(), end + 1

@@ -11,19 +11,21 @@ where it is confirmed, so nothing is lost and something may come twice.
 
 The order of a key holds because the producer is idempotent, never gives up on a message, and outlives a broken
 connection to PostgreSQL: what is read again is queued behind what was read before.
+
+What is read from tables goes beside the log: in batches, which confirm nothing of it and are waited for by themselves.
 """
 
 import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from kernel_cdc import metrics
-from kernel_cdc.source.rows import Headers
+from kernel_cdc.source.rows import TOPIC, Headers
 from kernel_common.logs import about
 
 OVERHEAD = 300
@@ -53,6 +55,10 @@ _EXPLAINED = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "the user lacks the right to write to a topic",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "the user lacks a right on the cluster",
 }
+
+Answered = Callable[[KafkaError | None, Message], None]
+BY_KEY = -1
+"""The partition that the key says."""
 
 log = logging.getLogger(__name__)
 
@@ -88,14 +94,46 @@ class Chunk:
             self._publisher.refused(error, message)
 
 
+class Batch:
+    """Messages that don't come from the log; for what is pending they count like all others."""
+
+    def __init__(self, publisher: "Publisher") -> None:
+        self._publisher, self._producers = publisher, publisher.producers
+        self._outstanding = 0
+        self._failed = False
+
+    def send(self, topic: str, key: bytes, value: bytes, headers: Headers, partition: int = BY_KEY) -> None:
+        """Queues a message; never waits."""
+        self._outstanding += self._publisher.queue(topic, key, value, headers, self._answered, partition)
+
+    def _answered(self, error: KafkaError | None, message: Message) -> None:
+        self._outstanding -= 1
+        if self._producers == self._publisher.producers:
+            self._publisher.freed(len(message) + OVERHEAD)
+        if error is not None and not self._publisher.refused(error, message):
+            self._failed = True
+
+    async def acknowledged(self) -> None:
+        """Waits until Kafka has all of it, but for what it will never take. Raises PublishFailed."""
+        while True:
+            self._publisher.settle()
+            if self._failed or self._producers != self._publisher.producers:
+                raise PublishFailed("Kafka: the producer was made anew")
+            if not self._outstanding:
+                return
+            await asyncio.sleep(0.005)
+
+
 class Publisher:
     """One producer, renewed when it has failed. All calls belong to one event loop."""
 
     def __init__(self, client: Mapping[str, Any], most_pending: int) -> None:
         self._client, self._most_pending = dict(client), most_pending
         self._chunks: deque[Chunk] = deque()
-        self._pending = self._sent = 0
+        self._pending = self._sent = self._partitions = 0
         self._looked = 0.0
+        self.producers = 1
+        """How many there have been: what one has lost, the next doesn't have."""
         self._failure: str | None = None
         self._trouble: str | None = None
         self.position = Position()
@@ -135,21 +173,32 @@ class Publisher:
         self._open.position = self.position
         return self.position
 
-    def send(self, topic: str, key: bytes, value: bytes, headers: Headers) -> None:
+    def send(self, topic: str, key: bytes, value: bytes, headers: Headers, partition: int = BY_KEY) -> None:
         """Queues a message; never waits. Look at ``full`` before the next."""
-        chunk, size = self._open, len(value) + OVERHEAD
-        try:
-            self._produce(topic, value, key, on_delivery=chunk.answered, headers=headers)
-        except KafkaException as error:
-            self._judge(error.args[0], topic, key)
+        chunk = self._open
+        if not self.queue(topic, key, value, headers, chunk.answered, partition):
             return
         chunk.outstanding += 1
         chunk.messages += 1
-        chunk.size += size
-        self._pending += size
+        chunk.size += len(value) + OVERHEAD
         self._sent += 1
         if chunk.messages >= _CHUNK_MESSAGES or chunk.size >= _CHUNK_BYTES:
             self._roll()
+
+    def queue(  # noqa: PLR0917 - called for each message
+        self, topic: str, key: bytes, value: bytes, headers: Headers, answered: Answered, partition: int
+    ) -> bool:
+        """Hands a message to librdkafka. False when it was refused at once, and is judged already."""
+        try:
+            self._produce(topic, value, key, partition, on_delivery=answered, headers=headers)
+        except KafkaException as error:
+            self._judge(error.args[0], topic, key)
+            return False
+        self._pending += len(value) + OVERHEAD
+        return True
+
+    def freed(self, size: int) -> None:
+        self._pending -= size
 
     def mark(self, end: int, committed_at: float) -> None:
         """All that was sent so far completes the log up to ``end``. ``committed_at``: Unix seconds; 0 for just now."""
@@ -192,6 +241,26 @@ class Publisher:
     def full(self) -> bool:
         return self._pending >= self._most_pending
 
+    async def room(self) -> None:
+        """Waits until half of what may be pending is free, which is the log's alone. Raises PublishFailed."""
+        while self._pending > self._most_pending // 2:
+            self.settle()
+            await asyncio.sleep(0.005)
+
+    @property
+    def portion(self) -> int:
+        """Bytes to queue beside the log at once."""
+        return min(4_000_000, self._most_pending // 8)
+
+    def batch(self) -> Batch:
+        """For messages beside the log."""
+        return Batch(self)
+
+    @property
+    def partitions(self) -> int:
+        """Of the topic of changes; 0 while that is not known."""
+        return self._partitions
+
     @property
     def trouble(self) -> str | None:
         """Why Kafka takes nothing; None when it does, or when nothing was asked of it yet."""
@@ -204,10 +273,11 @@ class Publisher:
     async def ask(self) -> None:
         """Finds out whether Kafka answers us, also while nothing is sent."""
         try:
-            await asyncio.to_thread(self._producer.list_topics, "platform.data.events", 5)
+            found = await asyncio.to_thread(self._producer.list_topics, TOPIC, 5)
         except KafkaException as error:
             self._noted(error.args[0])
         else:
+            self._partitions = len(found.topics[TOPIC].partitions) or self._partitions
             self._trouble = None
 
     async def settled(self, seconds: float) -> bool:
@@ -226,16 +296,17 @@ class Publisher:
         self._producer.purge()
         await asyncio.to_thread(self._producer.flush, 5)
         self._chunks.clear()
+        self.producers += 1
         self._pending, self._failure = 0, None
         self._open = Chunk(self, self.position)
         self._producer = self._made()
         self._produce = self._producer.produce
 
-    def refused(self, error: KafkaError, message: Message) -> None:
-        self._judge(error, message.topic() or "", message.key() or b"")
+    def refused(self, error: KafkaError, message: Message) -> bool:
+        return self._judge(error, message.topic() or "", message.key() or b"")
 
-    def _judge(self, error: KafkaError, topic: str, key: bytes) -> None:
-        """Whether a message that is refused may be left out."""
+    def _judge(self, error: KafkaError, topic: str, key: bytes) -> bool:
+        """Whether a message that is refused may be left out, which is noted; else the producer has failed."""
         code = error.code()
         if code == KafkaError.MSG_SIZE_TOO_LARGE:
             reason = "too large"
@@ -244,9 +315,10 @@ class Publisher:
         else:
             missing = f"there is no topic {topic}" if code in _MISSING else None
             self._failure = self._failure or f"Kafka: {missing or _explained(error)}"
-            return
+            return False
         metrics.source_undeliverable.labels(reason).inc()
         log.error("a message was left out: %s", reason, extra=about(topic=topic, key=key.decode(errors="replace")))
+        return True
 
     def _roll(self) -> None:
         if self._open.messages or self._open.end:

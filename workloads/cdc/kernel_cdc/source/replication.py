@@ -38,6 +38,7 @@ _REASONS = {
     "57P03": "the server is starting or stopping",
     "57P01": "the server has ended the connection",
     "53400": "the server has no replication slot left",
+    "42710": "another process has just made the slot",
 }
 
 
@@ -56,11 +57,11 @@ class ReplicationStream:
     @classmethod
     async def open(cls, url: str, slot: str, publications: Sequence[str]) -> "ReplicationStream":
         """Starts where the slot was confirmed. Raises StreamUnavailable."""
-        connection = await _connected(url)
+        connection = await connected(url, replication="database")
         names = ",".join(f'"{name}"' for name in publications)
         start = (
             f'START_REPLICATION SLOT "{slot}" LOGICAL 0/0 '
-            f"(proto_version '1', publication_names '{names}', messages 'false')"
+            f"(proto_version '1', publication_names '{names}', messages 'true')"
         )
         try:
             await _command(connection, start, pq.ExecStatus.COPY_BOTH)
@@ -113,7 +114,7 @@ class ReplicationStream:
 
 async def create_slot(url: str, slot: str) -> None:
     """Makes the slot. PostgreSQL first waits for the transactions that are open. Raises StreamUnavailable."""
-    connection = await _connected(url)
+    connection = await connected(url, replication="database")
     try:
         await _command(
             connection,
@@ -124,24 +125,29 @@ async def create_slot(url: str, slot: str) -> None:
         await connection.close()
 
 
-async def _connected(url: str) -> AsyncConnection[object]:
+async def connected(url: str, options: str = "", **more: str) -> AsyncConnection[object]:
+    """A connection that writes values as the stream does. Raises StreamUnavailable."""
     where = make_conninfo(
         url,
-        replication="database",
         application_name="kernel-cdc-source",
-        options=_OPTIONS,
+        options=f"{_OPTIONS} {options}",
         connect_timeout=5,
         keepalives_idle=15,
         keepalives_interval=5,
         keepalives_count=3,
+        **more,
     )
     try:
         return await AsyncConnection.connect(where, autocommit=True)
     except psycopg.Error as error:
-        reason = _REASONS.get(error.sqlstate or "", "can't be reached")
-        raise StreamUnavailable(f"PostgreSQL: {reason}") from None
+        raise StreamUnavailable(explained(error, "can't be reached")) from None
     except OSError:
         raise StreamUnavailable("PostgreSQL: can't be reached") from None
+
+
+def explained(error: psycopg.Error, otherwise: str) -> str:
+    """Why PostgreSQL did not do it, fit to show."""
+    return f"PostgreSQL: {_REASONS.get(error.sqlstate or '', otherwise)}"
 
 
 async def _command(connection: AsyncConnection[object], text: str, wanted: pq.ExecStatus) -> None:

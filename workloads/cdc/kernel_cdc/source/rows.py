@@ -5,8 +5,9 @@ after the row's own ``updated_at`` if that is later, because whoever keeps the n
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from kernel_cdc import metrics
 from kernel_cdc.source.pgoutput import UNCHANGED, Relation, Values, read_encoded, read_row
@@ -35,14 +36,14 @@ class Commit:
 
 
 class CapturedTable:
-    """Turns the rows of one table into messages. Raises NotAModel."""
+    """Turns the rows of one table into messages. ``floors`` as for the decoder. Raises NotAModel."""
 
-    def __init__(self, relation: Relation, send: Send) -> None:
+    def __init__(self, relation: Relation, send: Send, floors: Mapping[str, int] = MappingProxyType({})) -> None:
         names = [column.name for column in relation.columns]
         missing = {"id", "tenant_id", "updated_at", "deleted_at"} - set(names)
         if missing:
             raise NotAModel(f"{relation} is published, but has no column {', '.join(sorted(missing))}")
-        self._send, self._table = send, str(relation)
+        self._send, self._table, self._floors = send, f"{relation.schema}.{relation.name}", floors
         self._id, self._tenant = names.index("id"), names.index("tenant_id")
         self._updated, self._deleted = names.index("updated_at"), names.index("deleted_at")
         self._encoders = [
@@ -88,10 +89,15 @@ class CapturedTable:
         gone[self._updated] = gone[self._deleted] = b'"%b"' % stamp
         self._publish(b"d", commit, lsn, gone, b',"deletedAt":"%b"' % stamp)
 
+    def read(self, commit: Commit, lsn: int, row: Values) -> None:
+        """A row that was read from the table itself. ``commit``: when. ``lsn``: changes before it are in the row."""
+        self._publish(b"s", commit, lsn, self._encoded(row))
+
     def _publish(self, op: bytes, commit: Commit, lsn: int, values: list[bytes], tail: bytes = b"") -> None:
         tenant, record = values[self._tenant], values[self._id]
         del values[max(self._id, self._tenant)], values[min(self._id, self._tenant)]
         row = self._incomplete(values) if UNCHANGED in values else self._row % tuple(values)
+        lsn = max(lsn, self._floors.get(self._table, 0))
         value = self._event % (op, tenant, record, lsn, commit.text, row, tail)
         self._send(TOPIC, record, value, [*self._headers, ("tenantId", tenant)])
 

@@ -35,7 +35,9 @@ def _boolean(value: bytes) -> bytes:
 
 
 def _float(value: bytes) -> bytes:
-    """NaN and the infinities are no JSON numbers."""
+    """NaN and the infinities are no JSON numbers, and what is read as the integer 0 has no sign."""
+    if value == b"-0":
+        return b"-0.0"
     return value if value[-1] <= _NINE else b'"%b"' % value
 
 

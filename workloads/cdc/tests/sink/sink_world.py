@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import itertools
 import json
 import sys
 import time
@@ -16,11 +17,40 @@ import aiohttp
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition, admin
 
 from kernel_cdc.sink.changes import TOPIC
-from kernel_common.ids import uuid7
+from kernel_common.ids import tenant_id, uuid7
 from kernel_local.testing import KafkaServer
+from kernel_operator.desired import Column, ColumnType, Model, ModuleState
+
+TENANT = tenant_id("sink-tests")
+COLUMNS = (
+    Column("email", ColumnType.TEXT, required=True),
+    Column("score", ColumnType.INTEGER),
+    Column("price", ColumnType.DECIMAL),
+    Column("ratio", ColumnType.FLOAT),
+    Column("active", ColumnType.BOOLEAN),
+    Column("born", ColumnType.DATE),
+    Column("seen", ColumnType.TIMESTAMP),
+    Column("ref", ColumnType.UUID),
+    Column("extra", ColumnType.JSON),
+)
+_numbers = itertools.count(1)
+
 
 DEAD = f"{TOPIC}.dlq"
 DEAD_PARTITIONS = 3
+
+
+def a_module(*columns: Column) -> ModuleState:
+    slug = f"sunk{next(_numbers)}"
+    return ModuleState(
+        slug=slug,
+        module_name=f"@tests/{slug}",
+        namespace="tests",
+        name=slug,
+        uid=slug,
+        version="1.0.0",
+        models=(Model("contacts", columns or COLUMNS[:2], analytics=True),),
+    )
 
 
 def stamp(moment: datetime) -> str:
@@ -43,7 +73,7 @@ class Broker:
     def __init__(self, server: KafkaServer) -> None:
         configuration, self._sink = server.admin_conf, server.sink_conf
         self.admin = admin.AdminClient({**configuration, "log_level": 0})
-        self.producer = Producer({**configuration, "enable.idempotence": True, "linger.ms": 5, "log_level": 0})
+        self.producer = Producer({**configuration, "partitioner": "murmur2_random", "linger.ms": 5, "log_level": 0})
         self._reader = Consumer({**configuration, "group.id": "kernel.cdc-sink", "enable.auto.commit": False})
 
     @staticmethod
@@ -67,6 +97,33 @@ class Broker:
             where = {} if partition is None else {"partition": partition}
             self.producer.produce(TOPIC, value, key, headers=[("type", b"data.record.changed")], **where)
             self.producer.poll(0)
+
+    @property
+    def partitions(self) -> int:
+        return len(self.admin.list_topics(TOPIC, timeout=20).topics[TOPIC].partitions)
+
+    def tell(self, kind: str, **content: Any) -> None:
+        """A message to each partition."""
+        count = self.partitions
+        for partition in range(count):
+            message = {"partition": partition, "partitions": count, "committedAt": stamp(datetime.now(UTC)), **content}
+            headers = [("type", kind.encode())]
+            self.producer.produce(TOPIC, json.dumps(message).encode(), "k", headers=headers, partition=partition)
+
+    def sweep(self, slug: str, lsn: int) -> None:
+        self.tell("data.table.swept", op="w", module=slug, model="contacts", lsn=lsn)
+
+    def beat(self) -> None:
+        self.tell("data.heartbeat", op="h", lsn=1)
+
+    def places(self) -> list[TopicPartition]:
+        """Where each partition ends."""
+        parts = [TopicPartition(TOPIC, number) for number in range(self.partitions)]
+        return [TopicPartition(TOPIC, p.partition, self._reader.get_watermark_offsets(p, timeout=20)[1]) for p in parts]
+
+    def go_back(self, places: list[TopicPartition]) -> None:
+        """As if nothing behind them had been committed. No sink may be at work."""
+        self._reader.commit(offsets=places, asynchronous=False)
 
     def flush(self) -> None:
         assert self.producer.flush(30) == 0
@@ -96,9 +153,20 @@ class Record:
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
     lsn: int = 0
 
+    version: int = 0
+
     def change(self, op: str = "u", **columns: Any) -> bytes:
         self.lsn += 1
-        created, updated = stamp(self.at), stamp(self.at + timedelta(microseconds=self.lsn))
+        self.version += 1
+        return self._message(op, columns)
+
+    def read_again(self, lsn: int, **columns: Any) -> bytes:
+        """By a snapshot: the same version."""
+        self.lsn = lsn
+        return self._message("s", columns)
+
+    def _message(self, op: str, columns: dict[str, Any]) -> bytes:
+        created, updated = stamp(self.at), stamp(self.at + timedelta(microseconds=self.version))
         row = {"created_at": created, "updated_at": updated, "deleted_at": None, "idempotency_key": None, **columns}
         change: dict[str, Any] = {
             "op": op,
@@ -132,3 +200,11 @@ class Reader:
             text = await answer.text()
             assert answer.status == 200, text[:300]
             return [json.loads(line) for line in text.splitlines() if line]
+
+
+async def current(reader: Reader, module: ModuleState, columns: str = "email, score") -> list[dict[str, Any]]:
+    """As a reader sees it; the administrator is under no policy."""
+    return await reader.rows(
+        f"SELECT {columns} FROM analytics.module_{module.slug}__contacts FINAL "
+        "WHERE is_deleted = 0 AND deleted_at IS NULL ORDER BY email"
+    )

@@ -1,13 +1,12 @@
 """The sink between a real Kafka and a real ClickHouse engine: what analytics shows is what the changes say."""
 
 import asyncio
-import itertools
+import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,112 +17,12 @@ from confluent_kafka.admin import AdminClient
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
-from sink_world import DEAD, DEAD_PARTITIONS, TOPIC, Broker, Reader, Record, until
+from sink_world import COLUMNS, DEAD, DEAD_PARTITIONS, TENANT, TOPIC, Broker, Reader, Record, current, stamp, until
 
-from kernel_cdc.settings import SinkSettings
-from kernel_cdc.sink.sink import Sink
-from kernel_common.ids import tenant_id
 from kernel_local.ports import choose
 from kernel_local.testing import ClickHouseServer, KafkaServer, ValkeyServer
-from kernel_operator.desired import Column, ColumnType, Model, ModuleState
+from kernel_operator.desired import Column, ColumnType
 from kernel_operator.targets.clickhouse import ClickHouseTarget
-
-TENANT = tenant_id("sink-tests")
-COLUMNS = (
-    Column("email", ColumnType.TEXT, required=True),
-    Column("score", ColumnType.INTEGER),
-    Column("price", ColumnType.DECIMAL),
-    Column("ratio", ColumnType.FLOAT),
-    Column("active", ColumnType.BOOLEAN),
-    Column("born", ColumnType.DATE),
-    Column("seen", ColumnType.TIMESTAMP),
-    Column("ref", ColumnType.UUID),
-    Column("extra", ColumnType.JSON),
-)
-_numbers = itertools.count(1)
-
-
-def a_module(*columns: Column) -> ModuleState:
-    slug = f"sunk{next(_numbers)}"
-    return ModuleState(
-        slug=slug,
-        module_name=f"@tests/{slug}",
-        namespace="tests",
-        name=slug,
-        uid=slug,
-        version="1.0.0",
-        models=(Model("contacts", columns or COLUMNS[:2], analytics=True),),
-    )
-
-
-@pytest.fixture(scope="session")
-def broker(kafka: KafkaServer, topics: None) -> Iterator[Broker]:
-    broker = Broker(kafka)
-    yield broker
-    broker.close()
-
-
-@pytest.fixture(scope="session")
-async def target(clickhouse: ClickHouseServer) -> AsyncIterator[ClickHouseTarget]:
-    target = ClickHouseTarget(clickhouse.operator_url, clickhouse.database, bytes(32))
-    yield target
-    await target.close()
-
-
-@pytest.fixture
-def install(target: ClickHouseTarget) -> Callable[..., Awaitable[ModuleState]]:
-    async def install(*columns: Column) -> ModuleState:
-        module = a_module(*columns)
-        assert (await target.apply_module(module)).refusal is None
-        return module
-
-    return install
-
-
-@pytest.fixture
-def reader(clickhouse: ClickHouseServer) -> Reader:
-    return Reader(clickhouse.admin_url)
-
-
-@pytest.fixture
-def environment(broker: Broker, clickhouse: ClickHouseServer, valkey: ValkeyServer) -> dict[str, str]:
-    return {
-        **broker.environment,
-        "CLICKHOUSE_URL": clickhouse.writer_url,
-        "VALKEY_URL": valkey.cdc_url,
-        "CDC_HOST": "127.0.0.1",
-        "CDC_PORT": "0",
-        "CDC_SINK_FLUSH_SEC": "0.2",
-        "CDC_SINK_SESSION_SEC": "6",
-    }
-
-
-@pytest.fixture
-def sinking(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """``async with sinking():`` a sink at work; with other settings by their names."""
-
-    @asynccontextmanager
-    async def sinking(**changes: str) -> AsyncIterator[Sink]:
-        for name, value in (environment | changes).items():
-            monkeypatch.setenv(name, value)
-        sink, stop = Sink(SinkSettings()), asyncio.Event()
-        task = asyncio.create_task(sink.run(stop))
-        try:
-            yield sink
-        finally:
-            stop.set()
-            async with asyncio.timeout(30):
-                await task
-
-    return sinking
-
-
-async def current(reader: Reader, module: ModuleState, columns: str = "email, score") -> list[dict[str, Any]]:
-    """As a reader sees it; the administrator is under no policy."""
-    return await reader.rows(
-        f"SELECT {columns} FROM analytics.module_{module.slug}__contacts FINAL "
-        "WHERE is_deleted = 0 AND deleted_at IS NULL ORDER BY email"
-    )
 
 
 async def test_values_of_every_type_arrive_and_the_last_sync_is_told(
@@ -280,11 +179,21 @@ async def test_what_is_no_change_becomes_a_dead_letter(
     async with sinking():
         broker.send(*bad, good.change("c", email="good", score=1), partition=0)
         broker.producer.produce(TOPIC, b"{", headers=[("type", b"data.other.thing")], partition=0)
+        right = {"op": "w", "module": module.slug, "model": "contacts", "lsn": 1, "partition": 0, "partitions": 12}
+        right["committedAt"] = stamp(datetime.now(UTC))
+        wrong = [
+            right | change for change in ({"op": "c"}, {"partition": 1}, {"lsn": -1}, {"lsn": "1"}, {"model": "`"})
+        ]
+        for sweep in wrong:
+            headers = [("type", b"data.table.swept")]
+            broker.producer.produce(TOPIC, json.dumps(sweep).encode(), headers=headers, partition=0)
+        beat = right | {"op": "h", "partitions": 0}
+        broker.producer.produce(TOPIC, json.dumps(beat).encode(), headers=[("type", b"data.heartbeat")], partition=0)
         broker.flush()
         await until(lambda: broker.lag() == 0)
     after = dead()
     letters.close()
-    assert after - before == len(bad)
+    assert after - before == len(bad) + len(wrong) + 1
     assert await current(reader, module) == [{"email": "good", "score": 1}]
 
 
@@ -390,6 +299,6 @@ async def test_the_logins_can_do_this_work_and_no_other(
     seen = AdminClient({**kafka.sink_conf, "log_level": 0}).list_topics(timeout=20).topics
     assert set(seen) == {TOPIC, DEAD}
     async with Redis.from_url(valkey.cdc_url) as client:
-        for command in (("SET", "tenant:x", "1"), ("GET", "rbac:x"), ("KEYS", "*"), ("DEL", "cdc:lastsync:x")):
+        for command in (("SET", "tenant:x", "1"), ("HGET", "rbac:x", "y"), ("KEYS", "*"), ("DEL", "cdc:lastsync:x")):
             with pytest.raises(NoPermissionError):
                 await client.execute_command(*command)

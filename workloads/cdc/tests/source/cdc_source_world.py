@@ -14,8 +14,10 @@ from typing import Any
 from uuid import UUID
 
 import aiohttp
+import asyncpg
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from kernel_common.events import Envelope
 from kernel_operator.desired import Column, ColumnType, Model, ModuleState
 
 DATA = "platform.data.events"
@@ -31,6 +33,20 @@ class Installed:
     @property
     def table(self) -> str:
         return f"{self.module.schema}.{self.module.models[0].name}"
+
+
+async def write_events(connection: asyncpg.Connection, *events: Envelope) -> None:
+    """What ``emit`` writes, for events of any payload: the source does not look into it."""
+    for event in events:
+        await connection.execute(
+            "INSERT INTO kernel.outbox (id, topic, key, type, tenant_id, envelope) VALUES ($1, $2, $3, $4, $5, $6)",
+            event.id,
+            event.topic,
+            event.key,
+            event.type,
+            event.tenant_id,
+            event.to_json(),
+        )
 
 
 Install = Callable[..., Awaitable[Installed]]
@@ -49,7 +65,10 @@ class Got:
 
 
 class Reader:
-    """Reads topics from where they end when it is made, as the administrator."""
+    """Reads topics from where they end when it is made, as the administrator.
+
+    ``messages``: changes from the log, and events. ``tables``: rows that were read from tables, and sweeps. ``beats``:
+    heartbeats. ``changes``: all but these, in the order of each partition."""
 
     def __init__(self, conf: dict[str, Any], *topics: str, bodies: bool = True) -> None:
         self._bodies = bodies
@@ -65,6 +84,9 @@ class Reader:
                 self._places.append(TopicPartition(topic, partition, self._end(topic, partition)))
         self._consumer.assign(self._places)
         self.messages: list[Got] = []
+        self.tables: list[Got] = []
+        self.beats: list[Got] = []
+        self.changes: list[Got] = []
 
     def _end(self, topic: str, partition: int) -> int:
         """A partition that was just made has no leader for a moment."""
@@ -105,16 +127,20 @@ class Reader:
         found: list[Any] = await asyncio.to_thread(self._consumer.consume, 5000, 0.1)
         for message in found:
             assert message.error() is None, message.error()
-            self.messages.append(
-                Got(
-                    message.topic(),
-                    message.partition(),
-                    message.key().decode(),
-                    json.loads(message.value()) if self._bodies else {},
-                    {name: value.decode() for name, value in message.headers() or []},
-                    len(message.value()),
-                )
+            got = Got(
+                message.topic(),
+                message.partition(),
+                message.key().decode(),
+                json.loads(message.value()) if self._bodies else {},
+                {name: value.decode() for name, value in message.headers() or []},
+                len(message.value()),
             )
+            if got.headers.get("type") == "data.heartbeat":
+                self.beats.append(got)
+                continue
+            self.changes.append(got)
+            beside = got.headers.get("type") == "data.table.swept" or got.body.get("op") == "s"
+            (self.tables if beside else self.messages).append(got)
         return len(found)
 
     def close(self) -> None:

@@ -33,10 +33,9 @@ async def admin(postgres: PostgresServer, database: PostgresTarget) -> AsyncIter
     """The superuser in the database of the platform. The slot goes with it: others' logs would be kept for it."""
     pool = await asyncpg.create_pool(postgres.admin_url, database="platform", min_size=0, max_size=4)
     yield pool
-    for name in (slot.SLOT, slot.SNAPSHOT_DUE):
-        await pool.execute(
-            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1", name
-        )
+    await pool.execute(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1", slot.SLOT
+    )
     await pool.close()
 
 

@@ -10,14 +10,14 @@ from uuid import UUID
 
 import asyncpg
 import pytest
-from cdc_source_world import DATA, EVERY_TYPE, Install, Installed
+from cdc_source_world import DATA, EVERY_TYPE, Install, Installed, write_events
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kernel_cdc.source import slot
 from kernel_cdc.source.decoder import Decoder
 from kernel_cdc.source.replication import WAL, ReplicationStream
-from kernel_common.events import Envelope, emit
+from kernel_common.events import Envelope
 from kernel_common.ids import uuid7
 from kernel_local.testing import PostgresServer
 from kernel_operator.desired import Column, ColumnType, Model
@@ -239,11 +239,11 @@ async def test_events_and_rows_of_a_transaction_come_in_its_order_and_not_when_i
     async with admin.acquire() as connection:
         rolled_back = connection.transaction()
         await rolled_back.start()
-        await emit(connection, event)
+        await write_events(connection, event)
         await rolled_back.rollback()
         async with connection.transaction():
             await connection.execute(f"INSERT INTO {world.table} (id, tenant_id) VALUES ($1, $2)", ids[0], world.tenant)
-            await emit(connection, event, quiet)
+            await write_events(connection, event, quiet)
             await connection.execute(f"INSERT INTO {world.table} (id, tenant_id) VALUES ($1, $2)", ids[1], world.tenant)
     first, published, second_event, last = await log.next(4)
     assert (first[2]["recordId"], last[2]["recordId"]) == (str(ids[0]), str(ids[1]))
