@@ -8,6 +8,7 @@ the other systems go on.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from datetime import timedelta
 from uuid import UUID
 
 from kernel_operator.desired import Migration, ModuleState, NewOwner, Outcome, TenantState, Unavailable
@@ -107,7 +108,8 @@ class Systems:
     """All four, each ready to be called at any time."""
 
     def __init__(self, settings: Settings) -> None:
-        self.postgres = Database(PostgresTarget(settings.database_url.get_secret_value()))
+        keep = timedelta(hours=settings.outbox_retain_hours)
+        self.postgres = Database(PostgresTarget(settings.database_url.get_secret_value(), outbox_keep=keep))
         self.kafka = KafkaTarget(
             settings.kafka_brokers,
             username=settings.kafka_username,

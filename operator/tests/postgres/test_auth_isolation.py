@@ -83,6 +83,8 @@ FORBIDDEN_TO_THE_GATEWAY = (
     "SELECT * FROM kernel.schema_migrations",
     "SELECT * FROM kernel.processed_event_ids",
     "SELECT * FROM kernel.outbox",
+    "DELETE FROM kernel.dlq_records",
+    "UPDATE kernel.dlq_records SET tenant_id = NULL",
     "SELECT kernel.outbox_make_partitions(1)",
     "SELECT * FROM auth.make_owners('[]')",
     "SELECT auth.add_built_in_roles()",

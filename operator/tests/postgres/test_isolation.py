@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kernel_common.events import Envelope, emit
+from kernel_common.ids import uuid7
 from kernel_operator.targets.postgres import PostgresTarget
 
 from .conftest import Installed, Login, add_rows
@@ -32,9 +33,13 @@ KERNEL_TABLES = {
         "module_migrations",
         "module_migrators",
         "processed_event_ids",
+        "event_rights",
+        "outbox_days",
+        "cdc_snapshots",
     },
     "template": {"model_template"},
     "outbox": {"outbox"},
+    "dead letters": {"dlq_records"},
 }
 """Every table of the schema kernel is in exactly one class; all others are captured or private."""
 
@@ -237,7 +242,7 @@ async def test_capture_reads_captured_tables_and_the_outbox_and_nothing_else(
             "ELSE has_table_privilege(c.oid, 'SELECT') END",
             installed.module.schema,
         )
-        assert {row["name"] for row in readable} == {installed.table, "kernel.outbox"}
+        assert {row["name"] for row in readable} == {installed.table, "kernel.outbox", "kernel.cdc_snapshots"}
         for statement in (
             f"SELECT * FROM {installed.module.schema}.notes",
             "SELECT * FROM kernel.tenants",
@@ -253,11 +258,12 @@ async def test_capture_reads_captured_tables_and_the_outbox_and_nothing_else(
 async def test_a_publisher_publishes_for_its_tenant_and_reads_nothing(
     admin: asyncpg.Connection, install: Install, login: Login
 ) -> None:
-    installed = await install()
+    slug = f"p{uuid7().hex}"[:30]
+    kind, source = f"{slug}.contact.created", f"@acme/{slug}"
+    installed = await install(slug=slug, module_name=source, publishes=(kind,))
     role = installed.module.schema
-    await admin.execute(f"GRANT kernel_publisher TO {role} WITH INHERIT TRUE, SET FALSE")
-    mine = Envelope(type="crm.contact.created", source="crm", tenant_id=installed.a)
-    others = Envelope(type="crm.contact.created", source="crm", tenant_id=installed.b)
+    mine = Envelope(type=kind, source=source, tenant_id=installed.a)
+    others = Envelope(type=kind, source=source, tenant_id=installed.b)
     async with login(role, tenant=installed.a) as connection:
         await emit(connection, mine)
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
@@ -280,12 +286,13 @@ async def test_a_publisher_publishes_for_its_tenant_and_reads_nothing(
             "UPDATE kernel.outbox SET key = 'x'",
             f"INSERT INTO kernel.outbox (created_at, id) VALUES ('2999-01-01', '{mine.id}')",
             "SELECT * FROM kernel.outbox_default",
+            "SELECT * FROM kernel.event_rights",
+            f"INSERT INTO kernel.event_rights (login, type, source) VALUES ('{role}', '{slug}.a.b', '{source}')",
         ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 async with connection.transaction():
                     await connection.execute(statement)
     assert await admin.fetchval("SELECT count(*) FROM kernel.outbox WHERE id = $1", mine.id) == 1
-    await admin.execute(f"REVOKE kernel_publisher FROM {role}")
 
 
 async def test_truncate_is_refused_even_to_the_superuser(admin: asyncpg.Connection, install: Install) -> None:

@@ -14,6 +14,7 @@ BASE = "https://platform-kernel.io/problems/"
 """What precedes the slug in ``type``: a name, no address that must answer."""
 
 TITLES = {
+    "query-too-large": "The question takes too much",
     "validation-error": "The request is not valid",
     "unauthenticated": "Authentication is needed",
     "token-expired": "The token has expired",

@@ -39,13 +39,11 @@ async def service(postgres: PostgresServer) -> AsyncIterator[Service]:
         uid="uid",
         version="1.0.0",
         models=(Model("things", (Column("label", ColumnType.TEXT),)),),
+        publishes=("common_tests.thing.made",),
         tenants=frozenset(tenant.id for tenant in tenants),
     )
     outcome = await target.apply_module(module, _PASSWORD)
     assert outcome.refusal is None
-    admin = await asyncpg.connect(postgres.admin_url, database="platform")
-    await admin.execute("GRANT kernel_publisher TO module_common_tests WITH INHERIT TRUE, SET FALSE")
-    await admin.close()
     yield Service(postgres.url(module.schema, _PASSWORD), tenants[0].id, tenants[1].id)
     await target.remove_module(module.slug, drop_data=True)
     await target.close()

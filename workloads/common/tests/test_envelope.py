@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from kernel_common.events import MAX_BYTES, Envelope
+from kernel_common.events.catalogue import EVENTS
 from kernel_common.ids import uuid7
 
 TENANT = UUID("0190f5fe-7c00-7000-8000-000000000001")
@@ -116,3 +117,10 @@ def test_topic_and_key(kind: str, data: dict[str, Any], key: str) -> None:
     made = event(type=kind, data=data)
     assert made.topic == f"platform.{kind.partition('.')[0]}.events"
     assert made.key == key
+
+
+def test_the_schema_version_is_the_catalogues_unless_it_is_given() -> None:
+    assert event().schema_version == "1.0.0"
+    assert event(schema_version="2.1.0").schema_version == "2.1.0"
+    for known in EVENTS.values():
+        assert event(type=known.name).schema_version == known.version

@@ -10,6 +10,7 @@ from kernel_operator.targets.postgres.session import Refused, Statement
 from kernel_operator.targets.postgres.tables import CDC
 
 APP = "kernel_app"
+PUBLISHER = "kernel_publisher"
 CONNECTIONS = 50
 """Connections of one module's service, all replicas together."""
 
@@ -49,11 +50,12 @@ def login_changes(module: ModuleState, observed: Observed, password: str) -> Ite
     role, login = module.schema, observed.login
     if login is None:
         yield change(f"created login {role}", f"CREATE ROLE %I INHERIT CONNECTION LIMIT {CONNECTIONS}", role)
-        yield change("", f"GRANT {APP} TO %I WITH INHERIT TRUE, SET FALSE", role)
+        for group in _groups(module):
+            yield change("", f"GRANT {group} TO %I WITH INHERIT TRUE, SET FALSE", role)
         yield from (Change("", step.statements) for step in _settings(role, []))
     else:
         require_ours(role, login)
-        yield from _memberships(role, login)
+        yield from _memberships(role, login, _groups(module))
         if (
             not login.attributes["INHERIT"]
             or login.attributes["CREATEROLE"]
@@ -85,10 +87,15 @@ def require_ours(role: str, login: Login) -> None:
         raise Refused("NotOwned", f"the role {role} was not made by the operator: drop or rename it, or {grant}")
 
 
-def _memberships(role: str, login: Login) -> Iterator[Change]:
-    """``kernel_app`` and no other, so that no way leads to another role's rights."""
+def _groups(module: ModuleState) -> list[str]:
+    """Who publishes or consumes events does so in its own transactions, which takes rights on the kernel's tables."""
+    return [APP, PUBLISHER] if module.publishes or module.subscribes else [APP]
+
+
+def _memberships(role: str, login: Login, groups: list[str]) -> Iterator[Change]:
+    """``groups`` and no other, so that no way leads to another role's rights."""
     for found in (*login.memberships, *login.members):
-        expected = found.role == APP and found.plain and found in login.memberships
+        expected = found.role in groups and found.plain and found in login.memberships
         group, member = (found.role, role) if found in login.memberships else (role, found.role)
         if expected:
             continue
@@ -98,8 +105,12 @@ def _memberships(role: str, login: Login) -> Iterator[Change]:
                 f"{member} must not be a member of {group}: REVOKE {group} FROM {member} GRANTED BY {found.grantor}",
             )
         yield change(f"took membership in {group} from {member}", "REVOKE %I FROM %I CASCADE", group, member)
-    if not any(found.role == APP and found.plain for found in login.memberships):
-        yield change(f"gave {role} membership in {APP}", f"GRANT {APP} TO %I WITH INHERIT TRUE, SET FALSE", role)
+    held = {found.role for found in login.memberships if found.plain}
+    for group in groups:
+        if group not in held:
+            yield change(
+                f"gave {role} membership in {group}", f"GRANT {group} TO %I WITH INHERIT TRUE, SET FALSE", role
+            )
 
 
 def _settings(role: str, found: list[str]) -> Iterator[Change]:

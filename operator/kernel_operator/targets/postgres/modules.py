@@ -22,6 +22,8 @@ from kernel_operator.targets.postgres.tables import table_changes
 
 ONE_AT_A_TIME = "LOCK TABLE kernel.modules IN SHARE ROW EXCLUSIVE MODE"
 
+_NO_RIGHTS = "DELETE FROM kernel.event_rights WHERE login = $1"
+
 _NAME_BYTES = 63
 """What PostgreSQL keeps of a name; it would cut a longer one without a word."""
 
@@ -164,6 +166,10 @@ async def _record(connection: asyncpg.Connection, module: ModuleState, observed:
     differing = [model for model in models if observed.models.get(model["model"]) != _without_name(model)]
     if differing:
         await connection.execute(query("write_models"), module.slug, json.dumps(differing))
+    publishes = module.publishes if module.active else ()
+    if observed.rights != dict.fromkeys(publishes, module.module_name):
+        await connection.execute(query("write_event_rights"), module.schema, list(publishes), module.module_name)
+        clauses.append("recorded what it may publish")
     counts = await connection.fetchrow(query("write_module_tenants"), module.slug, sorted(module.tenants))
     if counts["unknown"]:
         raise Unavailable(SYSTEM, f"{counts['unknown']} tenants of module {module.slug} are not in the database yet")
@@ -214,6 +220,7 @@ async def _close(connection: asyncpg.Connection, slug: str, name: str, observed:
                 Statement.of("REVOKE ALL ON SCHEMA %I FROM %I", name, name),
             ],
         )
+    await connection.execute(_NO_RIGHTS, name)
     await connection.execute("DELETE FROM kernel.module_tenants WHERE slug = $1", slug)
     await connection.execute(
         "UPDATE kernel.modules SET active = false, removed_at = coalesce(removed_at, now()) WHERE slug = $1", slug
@@ -237,5 +244,6 @@ async def _drop(connection: asyncpg.Connection, slug: str, name: str, observed: 
         raise Refused(
             "LoginInUse", f"the role {name} can't be dropped: {error.detail}; take its rights away or drop what it owns"
         ) from None
+    await connection.execute(_NO_RIGHTS, name)
     await connection.execute("DELETE FROM kernel.modules WHERE slug = $1", slug)
     return Outcome((f"dropped schema and login {name} with all data",))

@@ -80,6 +80,8 @@ class Login(_Part):
 class Observed(_Part):
     module: dict[str, Any] | None
     models: dict[str, dict[str, Any]]
+    rights: dict[str, str]
+    """What the login may publish: type to source."""
     namespace: Owned | None
     login: Login | None
     tables: dict[str, Table]

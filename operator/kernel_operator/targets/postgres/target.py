@@ -1,7 +1,9 @@
 """PostgreSQL as the operator sees it."""
 
 import asyncio
+import logging
 from collections.abc import Collection, Sequence
+from datetime import timedelta
 from uuid import UUID
 
 import asyncpg
@@ -15,12 +17,18 @@ from kernel_operator.targets.postgres.preparation import require_bootstrap
 from kernel_operator.targets.postgres.publications import ensure_publications
 from kernel_operator.targets.postgres.session import transaction, unavailable_explained
 
+log = logging.getLogger(__name__)
+
 
 class PostgresTarget:
     """Every method raises Unavailable when the database can't answer; the same call is then repeated."""
 
-    def __init__(self, database_url: str, *, connections: int = 5) -> None:
-        """``database_url`` is that of ``kernel_operator``. Nothing is connected yet."""
+    def __init__(
+        self, database_url: str, *, connections: int = 5, outbox_keep: timedelta = timedelta(hours=48)
+    ) -> None:
+        """``database_url`` is that of ``kernel_operator``; days of the outbox that are older than ``outbox_keep`` go
+        as soon as nobody needs them. Nothing is connected yet."""
+        self._outbox_keep, self._held = outbox_keep, ""
         self._url, self._connections = database_url, connections
         self._opened: asyncpg.Pool | None = None
         self._opening = asyncio.Lock()
@@ -59,7 +67,9 @@ class PostgresTarget:
         """What has to be done every day, at least; a question when there is nothing to do."""
         pool = await self._pool()
         made = await outbox.make_partitions(pool)
-        return Outcome((*made.changes, *await close_abandoned(pool)))
+        gone, held = await outbox.retire_days(pool, self._outbox_keep)
+        self._tell_held(held)
+        return Outcome((*made.changes, *gone.changes, *await close_abandoned(pool)))
 
     async def apply_tenants(self, states: Sequence[TenantState]) -> dict[UUID, Outcome]:
         """See ``tenants.apply_tenants``."""
@@ -96,6 +106,13 @@ class PostgresTarget:
     async def remove_module(self, slug: str, *, drop_data: bool) -> Outcome:
         """See ``modules.remove_module``."""
         return await modules.remove_module(await self._pool(), slug, drop_data=drop_data)
+
+    def _tell_held(self, held: Sequence[outbox.Held]) -> None:
+        """Once, and again when something else stands in the way."""
+        said = "; ".join(sorted({day.reason for day in held}))
+        if said and said != self._held:
+            log.warning("PostgreSQL: %d old days of the outbox are kept, oldest %s: %s", len(held), held[0].name, said)
+        self._held = said
 
     async def _pool(self) -> asyncpg.Pool:
         async with self._opening:

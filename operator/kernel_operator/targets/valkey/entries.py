@@ -44,9 +44,12 @@ def desired(module: ModuleState) -> Entry:
 
 
 def route_text(module: ModuleState) -> str | None:
-    """What the gateway reads of the module's route; ``permission`` is null on a public path."""
+    """What the gateway reads of the module's routes; ``permission`` is null on a public path. ``analytics`` are the
+    models whose records can be asked about; a module that has them and no service of its own has nothing else."""
+    analytics = [model.name for model in module.models if model.analytics]
+    shared = {"version": module.version} | ({"analytics": analytics} if analytics else {})
     if (route := module.route) is None:
-        return None
+        return _text({"prefix": None, **shared}) if analytics else None
     return _text(
         {
             "prefix": route.prefix,
@@ -59,7 +62,7 @@ def route_text(module: ModuleState) -> str | None:
             ],
             "maxBodyBytes": route.max_body_bytes,
             "healthPath": module.health_path,
-            "version": module.version,
+            **shared,
         }
     )
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
 from pydantic.alias_generators import to_camel
 
+from kernel_common.events.catalogue import key_field, version_of
 from kernel_common.ids import uuid7
 
 MAX_BYTES = 1_000_000
@@ -15,17 +16,6 @@ MAX_BYTES = 1_000_000
 
 MAX_KEY = 400
 """The longest key, in characters."""
-
-_KEY_FIELDS = {
-    "auth": "userId",
-    "module": "moduleId",
-    "money": "walletId",
-    "data": "recordId",
-    "files": "fileId",
-    "notify": "userId",
-    "audit": "entityId",
-}
-"""The field of ``data`` whose value orders the events of a domain; the tenant's id where there is none."""
 
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 """An escaped U+0000, but not an escaped backslash before the letters u0000."""
@@ -56,7 +46,10 @@ class Envelope(BaseModel):
     source: str = Field(min_length=1, max_length=100)
     """The service or module that publishes it."""
     tenant_id: UUID
-    schema_version: str = Field("1.0.0", pattern=r"^(0|[1-9]\d{0,5})(\.(0|[1-9]\d{0,5})){2}$")
+    schema_version: str = Field(
+        default_factory=lambda fields: version_of(fields.get("type")),
+        pattern=r"^(0|[1-9]\d{0,5})(\.(0|[1-9]\d{0,5})){2}$",
+    )
     timestamp: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
     """The publisher's clock."""
     trace_id: str | None = Field(None, max_length=64, pattern=r"^[\x21-\x7e]+$")
@@ -86,7 +79,7 @@ class Envelope(BaseModel):
     @property
     def key(self) -> str:
         """What the topic is partitioned by: events of one key keep their order."""
-        value = self.data.get(_KEY_FIELDS.get(self.domain, ""))
+        value = self.data.get(key_field(self.domain) or "")
         return value if isinstance(value, str) and value else str(self.tenant_id)
 
     def to_json(self) -> str:

@@ -62,6 +62,9 @@ SELECT jsonb_build_object(
       'columns', columns, 'analytics', analytics, 'retention_days', retention_days)), '{}')
     FROM kernel.module_models WHERE slug = $1
   ),
+  'rights', (
+    SELECT coalesce(jsonb_object_agg(type, source), '{}') FROM kernel.event_rights WHERE login = $2
+  ),
   'schema', (
     SELECT jsonb_build_object(
       'owner', pg_get_userbyid(nspowner),

@@ -12,6 +12,7 @@ FROM (
   JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND a.atttypid = 'uuid'::regtype AND NOT a.attisdropped
   UNION ALL VALUES
     (1, 'auth.one_time_tokens', ''), (2, 'auth.refresh_tokens', ''), (3, 'auth.member_roles', ''),
-    (4, 'auth.members', ''), (5, 'auth.roles', ' AND NOT built_in')
+    (4, 'auth.members', ''), (5, 'auth.roles', ' AND NOT built_in'),
+    (6, 'kernel.dlq_records', '')
 ) AS held (position, name, condition)
 ORDER BY position, name
