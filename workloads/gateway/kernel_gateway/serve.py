@@ -32,6 +32,9 @@ from kernel_gateway.envoy import settings as envoy_settings
 from kernel_gateway.envoy import transitions
 from kernel_gateway.envoy.admin import Admin
 from kernel_gateway.envoy.watcher import Watcher
+from kernel_gateway.events import collecting
+from kernel_gateway.events.grpc_server import EventServer
+from kernel_gateway.events.kafka import Kafka
 from kernel_gateway.login import sweep
 from kernel_gateway.login.mail import MailQueue
 from kernel_gateway.login.password import PasswordHashing
@@ -76,6 +79,10 @@ async def opened(settings: Settings) -> AsyncIterator[Services]:
         tenants = TenantResources.of(settings)
         if tenants is not None:
             stack.push_async_callback(tenants.close)
+        client = settings.kafka_client()
+        kafka = Kafka(client) if client else None
+        if kafka is not None:
+            stack.push_async_callback(kafka.close)
         probes = {"postgres": lambda: pool.fetchval("SELECT 1"), "valkey": lambda: valkey.call(command("PING"))}
         yield Services(
             settings=settings,
@@ -88,6 +95,7 @@ async def opened(settings: Settings) -> AsyncIterator[Services]:
             mail=mail,
             health=Health(lambda: keys.signer(time.time()), probes),
             tenants=tenants,
+            kafka=kafka,
         )
 
 
@@ -99,6 +107,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             await decisions.start(settings.gateway_decision_port)
         with _named("GATEWAY_PORT", settings.gateway_port):
             listener = _listener(settings)
+        events = EventServer(services)
+        with _named("GATEWAY_GRPC_PORT", settings.gateway_grpc_port):
+            await events.start(settings.gateway_host, settings.gateway_grpc_port)
         server = ApiServer(services)
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve([listener]))
@@ -107,12 +118,15 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 group.create_task(work)
                 for work in (services.keys.keep_fresh(), services.mail.run(), sweep.run(services), routes.run())
             ]
-            log.info("serving on port %d, deciding on port %d", listener.getsockname()[1], decisions.port)
+            if services.kafka is not None:
+                beside.append(group.create_task(collecting.run(services, services.kafka)))
+            ports = (listener.getsockname()[1], decisions.port, events.port)
+            log.info("serving on port %d, deciding on port %d, gRPC on port %d", *ports)
             await stop.wait()
             services.health.stopping = True
             await asyncio.sleep(settings.gateway_shutdown_delay)
             server.should_exit = True
-            await serving
+            await asyncio.gather(serving, events.stop(settings.gateway_shutdown_timeout))
             await decisions.stop(settings.gateway_shutdown_timeout)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(settings.gateway_shutdown_timeout):

@@ -1,7 +1,7 @@
 """Everything the gateway is told from outside, in one place: environment variables, read once at start."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Base64Bytes, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -41,6 +41,15 @@ class Settings(BaseSettings):
     gateway_public_url: str = "https://localhost:8443"
     """How browsers reach us: issuer of tokens, and the start of links in mail."""
 
+    gateway_grpc_port: int = Field(50050, ge=0, le=65535)
+    """the gRPC EventService; 0: a free one"""
+    kafka_brokers: str = ""
+    """host:port, comma separated; without it events are published all the same, the rest of their API answers 503"""
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "SASL_SSL"
+    kafka_sasl_mechanism: Literal["SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"] = "SCRAM-SHA-256"
+    kafka_username: str = ""
+    kafka_password: SecretStr = SecretStr("")
+
     jwt_access_ttl_sec: int = Field(900, ge=1)
     jwt_refresh_ttl_sec: int = Field(604_800, ge=60)
     refresh_grace_sec: float = Field(10, ge=0)
@@ -75,6 +84,22 @@ class Settings(BaseSettings):
     mail_directory: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool = True
+
+    def kafka_client(self) -> dict[str, Any]:
+        """How librdkafka is told to connect; empty where no brokers are given. Holds the password."""
+        if not self.kafka_brokers:
+            return {}
+        client: dict[str, Any] = {
+            "bootstrap.servers": self.kafka_brokers,
+            "security.protocol": self.kafka_security_protocol,
+        }
+        if self.kafka_security_protocol.startswith("SASL"):
+            client |= {
+                "sasl.mechanisms": self.kafka_sasl_mechanism,
+                "sasl.username": self.kafka_username,
+                "sasl.password": self.kafka_password.get_secret_value(),
+            }
+        return client
 
 
 def load() -> Settings:

@@ -65,6 +65,7 @@ def environment(
         "GATEWAY_KEYS_DIRECTORY": str(keys_directory),
         "GATEWAY_ENVOY_DIRECTORY": str(tmp_path_factory.mktemp("envoy")),
         "GATEWAY_HOST": "127.0.0.1",
+        "GATEWAY_GRPC_PORT": "0",
         "GATEWAY_SHUTDOWN_DELAY": "0",
         "GATEWAY_PUBLIC_URL": "https://gateway.example",
         "KUBERNETES_TOKEN_FILE": "/nonexistent",

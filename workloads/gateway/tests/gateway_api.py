@@ -30,6 +30,7 @@ async def serving(services: Services) -> AsyncIterator[str]:
     finally:
         server.should_exit = True
         await task
+        listener.close()
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ async def running(environment: Mapping[str, str], **more: str) -> AsyncIterator[
             **environment,
             "GATEWAY_PORT": str(port),
             "GATEWAY_DECISION_PORT": str(free_port()),
+            "GATEWAY_GRPC_PORT": "0",
             "GATEWAY_ENVOY_ADMIN_PORT": str(free_port()),
             **more,
         },

@@ -1,6 +1,7 @@
 """What handlers work with; one object a process, at ``request.app.state.services``."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import asyncpg
 from fastapi import Request
@@ -16,10 +17,14 @@ from kernel_gateway.login.tenant_resources import TenantResources
 from kernel_gateway.settings import Settings
 from kernel_gateway.tokens.holder import KeyHolder
 
+if TYPE_CHECKING:
+    from kernel_gateway.events.kafka import Kafka
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """``tenants`` is None where no way to the Kubernetes API was given: nobody can register then."""
+    """``tenants`` is None where no way to the Kubernetes API was given: nobody can register then. ``kafka`` is None
+    where no brokers were given: nothing can be done with dead letters and consumer groups then."""
 
     settings: Settings
     pool: asyncpg.Pool
@@ -31,6 +36,7 @@ class Services:
     mail: MailQueue
     health: Health
     tenants: TenantResources | None = None
+    kafka: "Kafka | None" = None
     background: Background = field(default_factory=Background)
 
 

@@ -16,7 +16,7 @@ must not be the one who is just being sent a request."""
 
 def module_clusters(modules: Iterable[ModuleRoutes]) -> list[Document]:
     """Each module's cluster, by name."""
-    return [_module(module) for module in sorted(modules, key=lambda module: module.slug)]
+    return [_module(module) for module in sorted(modules, key=lambda module: module.slug) if module.prefix]
 
 
 def _module(module: ModuleRoutes) -> Document:

@@ -152,7 +152,9 @@ def _last_of_all() -> Document:
 def _where_traced_here(trace: Document) -> Document:
     """``trace``, for requests that bring a trace and those that the decision never sees. A script costs more than all
     else that happens to a request here, and most bring none: for them the decision makes one with its answer."""
-    brought = [_predicate(name, {"safe_regex": {"google_re2": {}, "regex": ".*"}}) for name in ("traceparent", "tracestate")]
+    brought = [
+        _predicate(name, {"safe_regex": {"google_re2": {}, "regex": ".*"}}) for name in ("traceparent", "tracestate")
+    ]
     undecided = [_predicate(":path", {"prefix": prefix}) for prefix in routes.UNDECIDED]
     needless = {"not_matcher": {"or_matcher": {"predicate": [*brought, *undecided]}}}
     skip = extension("skip", "envoy.extensions.filters.common.matcher.action.v3.SkipFilter")
@@ -214,9 +216,7 @@ def _decision(port: int) -> Document:
             },
             "authorization_response": {
                 "allowed_upstream_headers": {"patterns": [{"exact": name} for name in _TO_SERVICE]},
-                "allowed_client_headers": {
-                    "patterns": [{"exact": n} for n in (*_TO_CLIENT, *_WITH_REFUSAL)]
-                },
+                "allowed_client_headers": {"patterns": [{"exact": n} for n in (*_TO_CLIENT, *_WITH_REFUSAL)]},
                 "allowed_client_headers_on_success": {"patterns": [{"exact": name} for name in _TO_CLIENT]},
             },
         },

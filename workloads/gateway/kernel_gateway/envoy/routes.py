@@ -14,9 +14,19 @@ of bodies and the upstream's name are metadata for the breaker's script.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from kernel_gateway.access import Rule
-from kernel_gateway.envoy.table import API_NAMES, DEFAULT_MAX_BODY, NOTIFY, SOCKET_NAME, ModuleRoutes, PathRule
+from kernel_gateway.envoy.table import (
+    ANALYTICS,
+    API_NAMES,
+    DATA,
+    DEFAULT_MAX_BODY,
+    NOTIFY,
+    SOCKET_NAME,
+    ModuleRoutes,
+    PathRule,
+)
 from kernel_gateway.envoy.typed import Document, extension, typed
 
 NAME = "kernel"
@@ -62,7 +72,11 @@ def route_configuration(
         lists[prefix] = [_kernel(prefix, exact=False)]
     lists[_SOCKET] = _socket(by_slug.get(NOTIFY))
     for module in sorted(by_slug.values(), key=lambda module: module.slug):
-        lists[module.prefix] = [*lists.get(module.prefix, ()), *_module(module, request_seconds)]
+        if module.prefix:
+            lists[module.prefix] = [*lists.get(module.prefix, ()), *_module(module, request_seconds)]
+        if module.analytics and (data := by_slug.get(DATA)):
+            about = _analytics(module, data)
+            lists[about.prefix] = _module(about, request_seconds)
     if origins:
         lists = {prefix: [_preflight(), *routes] for prefix, routes in lists.items()}
     host: Document = {"name": NAME, "domains": ["*"], "matcher": _tree(lists)}
@@ -129,6 +143,13 @@ def _socket(notify: ModuleRoutes | None) -> list[Document]:
     ]
 
 
+def _analytics(module: ModuleRoutes, data: ModuleRoutes) -> ModuleRoutes:
+    """What leads to the service of analytics for ``module``: a rule a model, which demands that the module is active
+    and that the caller may read the model. So the service itself has no rights to look up."""
+    rules = (PathRule(("GET",), f"/{m}", f"{module.slug}.{m}.read", module.slug) for m in module.analytics)
+    return replace(data, prefix=f"{ANALYTICS}/{module.slug}", rules=tuple(rules))
+
+
 def _module(module: ModuleRoutes, request_seconds: float) -> list[Document]:
     rules = sorted(module.rules, key=lambda rule: [segment.startswith("{") for segment in rule.path.split("/")])
     patterns = {rule.path: pattern(module.prefix, rule.path) for rule in rules}
@@ -144,7 +165,7 @@ def _module(module: ModuleRoutes, request_seconds: float) -> list[Document]:
 
 
 def _rule(module: ModuleRoutes, rule: PathRule, request_seconds: float) -> Document:
-    demand = Rule(module.slug, rule.permission, public=rule.permission is None)
+    demand = Rule(rule.module or module.slug, rule.permission, public=rule.permission is None)
     return {
         "name": f"{module.slug} {'|'.join(rule.methods)} {rule.path}",
         "match": _path(module.prefix, rule.path) | {"headers": [_methods(rule.methods)]},

@@ -6,15 +6,21 @@ refuses for all of them.
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 DEFAULT_MAX_BODY = 1_048_576
+DATA = "data"
+"""The slug that no module has: the service that answers analytics, in the table's place for it."""
+DATA_ADDRESS = ("kernel-data", 8080)
+"""Its Service, beside the gateway's own; GATEWAY_UPSTREAM_OVERRIDES names another under ``data``."""
+ANALYTICS = "/api/v1/analytics"
 NOTIFY = "notify"
 """The module that holds the browsers' WebSockets."""
-API_NAMES = ("auth", "invitations", "members", "permissions", "roles")
+API_NAMES = ("auth", "events", "invitations", "members", "permissions", "roles")
 """First parts of a path, after /api/v1/ and /v1/, that the gateway's own API serves, whatever the table says."""
 SOCKET_NAME = "ws"
 """/api/v1/ws, the browsers' WebSocket."""
@@ -29,16 +35,18 @@ class EntryError(Exception):
 @dataclass(frozen=True, slots=True)
 class PathRule:
     """``path`` comes after the module's prefix, ``/`` is the prefix itself; ``{name}`` in it is one segment.
-    ``permission`` is None where anybody may call."""
+    ``permission`` is None where anybody may call. ``module``: whose it is, where it is another's than the routes."""
 
     methods: tuple[str, ...]
     path: str
     permission: str | None
+    module: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleRoutes:
-    """Where a module's requests go. ``max_body`` is in bytes."""
+    """Where a module's requests go. ``max_body`` is in bytes. ``analytics`` are models that the service of analytics
+    answers for. A module without a service has an empty ``prefix``, no rules, and perhaps analytics."""
 
     slug: str
     prefix: str
@@ -46,6 +54,7 @@ class ModuleRoutes:
     port: int
     rules: tuple[PathRule, ...]
     max_body: int = DEFAULT_MAX_BODY
+    analytics: tuple[str, ...] = ()
 
     @property
     def upstream(self) -> str:
@@ -71,6 +80,19 @@ class _Rule(_Entry):
     permission: Annotated[str, StringConstraints(max_length=128, pattern=r"^[a-z][a-z0-9_.-]*(\.\*)?\z")] | None
 
 
+Models = Annotated[
+    list[Annotated[str, StringConstraints(max_length=40, pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*\z")]],
+    Field(default_factory=list, max_length=100),
+]
+
+
+class _Bare(_Entry):
+    """Of a module without a service."""
+
+    prefix: None
+    analytics: Models
+
+
 class _Route(_Entry):
     prefix: Annotated[str, StringConstraints(max_length=128, pattern=r"^/api/v1(/[a-z0-9]([a-z0-9_-]*[a-z0-9])?)+\z")]
     namespace: Label
@@ -78,22 +100,32 @@ class _Route(_Entry):
     port: int = Field(ge=1, le=65535)
     rules: list[_Rule] = Field(min_length=1, max_length=100)
     max_body: int | None = Field(None, alias="maxBodyBytes", ge=1, le=10_485_760)
+    analytics: Models
 
 
 def parse(slug: str, text: str, override: str | None = None) -> ModuleRoutes:
     """One entry. ``override`` (host:port) replaces the Service, for development. Raises EntryError."""
-    if not _SLUG.fullmatch(slug):
+    if not _SLUG.fullmatch(slug) or slug == DATA:
         raise EntryError("the slug is not one")
     try:
+        with suppress(ValidationError):
+            return ModuleRoutes(slug, "", "", 0, (), analytics=tuple(_Bare.model_validate_json(text).analytics))
         route = _Route.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         raise EntryError(f"{'.'.join(map(str, first['loc'])) or 'entry'}: {first['msg']}") from None
-    if (name := route.prefix.split("/")[3]) in (*API_NAMES, SOCKET_NAME) and (name, slug) != (SOCKET_NAME, NOTIFY):
+    if (name := route.prefix.split("/")[3]) in (*API_NAMES, SOCKET_NAME, ANALYTICS.rpartition("/")[2]) and (
+        name,
+        slug,
+    ) != (
+        SOCKET_NAME,
+        NOTIFY,
+    ):
         raise EntryError(f"prefix: /api/v1/{name} is the kernel's own")
     host, port = (f"{route.service}.{route.namespace}.svc", route.port) if override is None else _address(override)
     rules = tuple(PathRule(tuple(rule.methods), rule.path, rule.permission) for rule in route.rules)
-    return ModuleRoutes(slug, route.prefix, host, port, rules, route.max_body or DEFAULT_MAX_BODY)
+    analytics = tuple(route.analytics)
+    return ModuleRoutes(slug, route.prefix, host, port, rules, route.max_body or DEFAULT_MAX_BODY, analytics)
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -125,11 +157,17 @@ def read(entries: Mapping[str, str], before: Mapping[str, str], overrides: Mappi
                 continue
             try:
                 routes = parse(slug, text, overrides.get(slug))
-                if (other := holders.setdefault(routes.prefix, slug)) != slug:
+                if routes.prefix and (other := holders.setdefault(routes.prefix, slug)) != slug:
                     raise EntryError(f"prefix: {routes.prefix} is routed to {other}")
             except EntryError as error:
                 refused.setdefault(slug, str(error))
                 continue
             modules[slug], texts[slug] = routes, text
             break
+    if any(module.analytics for module in modules.values()):
+        try:
+            host, port = _address(overrides[DATA]) if DATA in overrides else DATA_ADDRESS
+            modules[DATA] = ModuleRoutes(DATA, ANALYTICS, host, port, ())
+        except EntryError as error:
+            refused[DATA] = str(error)
     return Reading(modules, texts, refused)

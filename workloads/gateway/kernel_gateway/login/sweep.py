@@ -12,6 +12,7 @@ from kernel_gateway.login.tenant_resources import ClusterAway
 
 SESSIONS_EVERY = 5.0
 TENANTS_EVERY = 30.0
+LETTERS_EVERY = 3600.0
 BATCH = 1000
 
 log = logging.getLogger(__name__)
@@ -24,10 +25,19 @@ async def sweep_sessions(services: Services) -> int:
     return swept
 
 
+async def sweep_letters(services: Services) -> int:
+    """Forgets dead letters that were dealt with a month ago; returns how many."""
+    total = 0
+    while swept := await services.pool.fetchval("SELECT kernel.sweep_dead_letters($1)", BATCH):
+        total += swept
+    return total
+
+
 async def run(services: Services) -> None:
     """Until cancelled."""
     async with asyncio.TaskGroup() as group:
         group.create_task(_every(SESSIONS_EVERY, "sessions", lambda: sweep_sessions(services)))
+        group.create_task(_every(LETTERS_EVERY, "dead letters", lambda: sweep_letters(services)))
         if services.tenants is not None:
             group.create_task(_every(TENANTS_EVERY, "registered tenants", lambda: apply_missing(services)))
 

@@ -20,6 +20,7 @@ SYSTEM = tuple(
         "audit": "read export delete",
         "billing": "view change export",
         "settings": "read update",
+        "events": "read seek dlq.read dlq.retry dlq.resolve",
     }.items()
     for action in actions.split()
 )

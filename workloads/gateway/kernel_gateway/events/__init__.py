@@ -1,0 +1,1 @@
+"""The event API: publishing, topics, subscriptions and dead letters, over REST and gRPC."""

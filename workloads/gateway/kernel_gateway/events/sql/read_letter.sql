@@ -1,0 +1,1 @@
+SELECT * FROM kernel.dlq_records WHERE id = $1

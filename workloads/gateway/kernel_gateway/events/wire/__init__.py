@@ -1,0 +1,1 @@
+"""Messages of the gRPC EventService, generated from proto/events.proto: do not edit."""
