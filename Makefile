@@ -1,6 +1,6 @@
 # Everything here sets itself up: python3 and make are all that has to be there. See docs/embedded-platform.md.
 PYTHON := .venv/bin/python
-PARTS := workloads/common workloads/gateway workloads/cdc examples/crm operator local tests
+PARTS := workloads/common workloads/gateway workloads/cdc workloads/data examples/crm operator local tests
 YAML := $(wildcard crds examples operator/rbac)
 KERNEL := .venv/bin/kernel
 

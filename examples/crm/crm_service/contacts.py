@@ -7,7 +7,18 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from crm_service.rows import Body, IdempotencyKey, Shown, Text, Transaction, insert_once, not_found, require_same
+from crm_service.rows import (
+    Body,
+    IdempotencyKey,
+    Shown,
+    Text,
+    Transaction,
+    event,
+    insert_once,
+    not_found,
+    require_same,
+)
+from kernel_common.events import emit
 from kernel_common.pages import DEFAULT_SIZE, Cursor, Limit, Page
 
 router = APIRouter(tags=["contacts"])
@@ -69,8 +80,11 @@ async def read_contact(transaction: Transaction, contact_id: UUID) -> Contact:
 @router.post("/contacts", status_code=201)
 async def add_contact(transaction: Transaction, new: NewContact, idempotency_key: IdempotencyKey = None) -> Contact:
     values = (new.email, new.full_name, new.score)
-    contact = Contact(**await insert_once(transaction, _INSERT, _BY_KEY, values, idempotency_key))
+    row, made = await insert_once(transaction, _INSERT, _BY_KEY, values, idempotency_key)
+    contact = Contact(**row)
     require_same(contact, new)
+    if made:
+        await emit(transaction, event("crm.contact.created", row["tenant_id"], {"contactId": str(contact.id)}))
     return contact
 
 

@@ -72,6 +72,7 @@ async def add_deal(transaction: Transaction, new: NewDeal, idempotency_key: Idem
         raise invalid(FieldError("contactId", "there is no such contact", "NOT_FOUND"))
     details = None if new.details is None else json.dumps(new.details)
     values = (new.contact_id, new.title, new.amount, new.closed_at, details)
-    deal = Deal.of(await insert_once(transaction, _INSERT, _BY_KEY, values, idempotency_key))
+    row, _ = await insert_once(transaction, _INSERT, _BY_KEY, values, idempotency_key)
+    deal = Deal.of(row)
     require_same(deal, new)
     return deal

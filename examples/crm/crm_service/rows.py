@@ -6,12 +6,16 @@ from uuid import UUID
 
 import asyncpg
 from fastapi import Depends, Header, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints
+from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue, StringConstraints
 from pydantic.alias_generators import to_camel
 
+from kernel_common.events import Envelope
 from kernel_common.tenancy import tenant_transaction
 from kernel_common.web.caller import Caller
 from kernel_common.web.problems import ProblemError
+
+MODULE = "@acme/crm"
+"""The KernelModule's moduleName, in whose name its events are."""
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00]*$")]
 """PostgreSQL can't store U+0000."""
@@ -49,14 +53,19 @@ Transaction = Annotated[asyncpg.Connection, Depends(_transaction, scope="functio
 
 async def insert_once(
     transaction: asyncpg.Connection, insert: str, select: str, values: Sequence[Any], key: UUID | None
-) -> asyncpg.Record:
-    """The row that ``insert`` makes of ``values`` and ``key``; if ``key`` has made one before, that one.
+) -> tuple[asyncpg.Record, bool]:
+    """The row that ``insert`` makes of ``values`` and ``key``; if ``key`` has made one before, that one, and False.
 
     ``insert`` does nothing on a conflict, which waits for a concurrent request with the same key; ``select`` then finds
     the row by its key.
     """
     row = await transaction.fetchrow(insert, *values, key)
-    return row if row is not None else await transaction.fetchrow(select, key)
+    return (row, True) if row is not None else (await transaction.fetchrow(select, key), False)
+
+
+def event(kind: str, tenant: UUID, data: dict[str, JsonValue]) -> Envelope:
+    """An event that the KernelModule declares, in its name."""
+    return Envelope(type=kind, source=MODULE, tenant_id=tenant, data=data)
 
 
 def require_same(made: Shown, asked: Body) -> None:

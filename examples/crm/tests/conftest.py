@@ -44,6 +44,7 @@ async def crm(postgres: PostgresServer) -> AsyncIterator[Crm]:
         uid="crm-tests",
         version="1.4.0",
         models=_models(),
+        publishes=("crm.contact.created", "crm.deal.won"),
         tenants=frozenset(tenant.id for tenant in tenants),
     )
     outcome = await target.apply_module(module, _PASSWORD)

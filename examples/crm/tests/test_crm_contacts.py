@@ -2,11 +2,16 @@
 
 import asyncio
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import aiohttp
+import asyncpg
 import pytest
 from aiohttp import ClientSession
+from crm_world import Crm
+
+from kernel_local.testing import PostgresServer
 
 
 async def add(client: ClientSession, **fields: Any) -> dict[str, Any]:
@@ -124,3 +129,20 @@ async def test_who_comes_past_the_gateway_is_nobody(address: str) -> None:
             assert (answer.status, (await answer.json())["type"].rpartition("/")[2]) == (404, "not-found")
         async with session.delete("/api/v1/crm/contacts") as answer:
             assert (answer.status, answer.content_type) == (405, "application/problem+json")
+
+
+async def test_a_new_contact_is_announced_once(a: ClientSession, crm: Crm, postgres: PostgresServer) -> None:
+    """The event is written with the contact: a repeated request makes neither again."""
+    key = {"Idempotency-Key": str(uuid4())}
+    for _ in range(2):
+        async with a.post("contacts", json={"email": "once@x.example"}, headers=key) as answer:
+            assert answer.status == 201, await answer.text()
+            made = await answer.json()
+    admin = await asyncpg.connect(postgres.url("postgres", urlsplit(postgres.admin_url).password or ""))
+    try:
+        rows = await admin.fetch(
+            "SELECT topic, tenant_id FROM kernel.outbox WHERE envelope->'data'->>'contactId' = $1", made["id"]
+        )
+    finally:
+        await admin.close()
+    assert [tuple(row) for row in rows] == [("platform.crm.events", crm.a)]

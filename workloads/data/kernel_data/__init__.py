@@ -1,0 +1,1 @@
+"""The analytics read API: aggregates over the records of a module's model."""
