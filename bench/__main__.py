@@ -17,7 +17,7 @@ from rich.table import Table
 
 from bench.measure import Measure
 
-NAMES = ("platform", "operator", "queue", "decision", "gateway", "cdc_source")
+NAMES = ("platform", "operator", "queue", "decision", "gateway", "cdc_source", "cdc_sink", "cdc_lag")
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 

@@ -50,6 +50,7 @@ async def run() -> list[Measure]:
         await _prepare(postgres, kafka)
         admin = await asyncpg.connect(postgres.admin_url, database="platform")
         try:
+            await _begin(postgres, kafka, admin)
             await _write_backlog(admin)
             peer = await _peer(postgres, admin)
             rate, cpu, memory = await _source(postgres, kafka, admin)
@@ -101,9 +102,17 @@ def _tenant() -> UUID:
     return tenant_id("bench")
 
 
+async def _begin(postgres: PostgresServer, kafka: KafkaServer, admin: asyncpg.Connection) -> None:
+    """Has the source make its slot and read what was there before it, which is nothing yet."""
+    async with _process(postgres, kafka), asyncio.timeout(60):
+        while not await admin.fetchval(  # noqa: ASYNC110 - it is another process
+            "SELECT count(*) = 2 AND bool_and(finished_at IS NOT NULL) FROM kernel.cdc_snapshots"
+        ):
+            await asyncio.sleep(0.05)
+
+
 async def _write_backlog(admin: asyncpg.Connection) -> None:
-    for slot in (SLOT, PEER):
-        await admin.execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", slot)
+    await admin.execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", PEER)
     for size, count in ((ROWS // 10, 5), (50, ROWS // 100)):
         for _ in range(count):
             await admin.execute(

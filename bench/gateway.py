@@ -168,7 +168,16 @@ class _Bench:
         port, admin = ports.choose(set()), ports.choose(set())
         configuration = self._folder / f"{kind}.json"
         configuration.write_text(json.dumps(self._document(kind, port, admin, upstream_port)))
-        command = [binary(), "-c", configuration, "--use-dynamic-base-id", "--concurrency", "1", "--log-level", "error"]
+        command: list[str | Path] = [
+            binary(),
+            "-c",
+            configuration,
+            "--use-dynamic-base-id",
+            "--concurrency",
+            "1",
+            "--log-level",
+            "error",
+        ]
         with _process(command) as pid:
             await _ready(admin)
             _pin(pid, SERVED)
