@@ -25,6 +25,18 @@ class Background:
             raise
 
     def close(self) -> None:
+        """Ends what still runs, and lets connections that were just closed come to their end."""
+        self.run(_settled(), 30)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
+
+
+async def _settled() -> None:
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()
+    for _ in range(5):  # a transport closes its socket in the turn after it was closed, one under TLS some turns later
+        await asyncio.sleep(0)

@@ -92,6 +92,37 @@ class Connections:
             "VALKEY_URL": _login(admin["VALKEY_URL"], valkey.GATEWAY, secret(f"valkey_{valkey.GATEWAY}")),
         }
 
+    def source(self) -> dict[str, str]:
+        """The variables of change data capture's source: PostgreSQL and Kafka."""
+        admin = self.administrator()
+        database = _login(admin["DATABASE_URL"], "kernel_cdc", self.site.secret("postgres_kernel_cdc"))
+        protocol = admin.get("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT")
+        return {
+            "DATABASE_URL": urlunsplit(urlsplit(database)._replace(path=f"/{DATABASE}")),
+            **self._kafka(admin["KAFKA_BROKERS"], protocol, "SCRAM-SHA-256", kafka.CDC),
+        }
+
+    def sink(self) -> dict[str, str]:
+        """The variables of its sink: Kafka, ClickHouse and Valkey."""
+        admin, secret = self.administrator(), self.site.secret
+        protocol = admin.get("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT")
+        return {
+            "CLICKHOUSE_URL": self.writer(),
+            "CLICKHOUSE_DATABASE": clickhouse.DATABASE,
+            "VALKEY_URL": _login(admin["VALKEY_URL"], valkey.CDC, secret(f"valkey_{valkey.CDC}")),
+            **self._kafka(admin["KAFKA_BROKERS"], protocol, "SCRAM-SHA-256", kafka.SINK),
+        }
+
+    def analytics(self) -> dict[str, str]:
+        """The variables of the analytics API: ClickHouse without a user, as it asks as each tenant's, and Valkey."""
+        admin = self.administrator()
+        clickhouse_url = urlsplit(admin["CLICKHOUSE_URL"])
+        return {
+            "CLICKHOUSE_URL": urlunsplit(clickhouse_url._replace(netloc=clickhouse_url.netloc.rpartition("@")[2])),
+            "CLICKHOUSE_DATABASE": clickhouse.DATABASE,
+            "VALKEY_URL": _login(admin["VALKEY_URL"], valkey.DATA, self.site.secret(f"valkey_{valkey.DATA}")),
+        }
+
     def writer(self) -> str:
         """ClickHouse as the user that writes what change data capture brings."""
         secret = self.site.secret(f"clickhouse_{clickhouse.WRITER}")

@@ -17,8 +17,11 @@ from kernel_local.errors import PartFailed, PlatformError
 from kernel_local.part import Part
 from kernel_local.parts import postgres
 from kernel_local.parts.attached import Attached
+from kernel_local.parts.cdc_sink import CdcSink
+from kernel_local.parts.cdc_source import CdcSource
 from kernel_local.parts.clickhouse import ClickHouse
 from kernel_local.parts.cluster import CurrentCluster
+from kernel_local.parts.data import Data
 from kernel_local.parts.envoy import Envoy
 from kernel_local.parts.etcd import Etcd
 from kernel_local.parts.gateway import Gateway
@@ -32,7 +35,7 @@ from kernel_local.site import Site
 
 _OWN: tuple[type[Part], ...] = (
     *(Postgres, Valkey, Kafka, ClickHouse, Etcd, ApiServer, ControllerManager),
-    *(Operator, Gateway, Envoy),
+    *(Operator, Gateway, Envoy, CdcSource, CdcSink, Data),
 )
 PART_NAMES = tuple(part.name for part in _OWN)
 _FILES = (

@@ -61,6 +61,11 @@ class Server:
         process = self._part.process()
         return process.pid if process else 0
 
+    def memory(self) -> int:
+        """Bytes that it and its children hold; 0 when it does not run."""
+        process = self._part.process()
+        return process.memory() if process else 0
+
     def start(self) -> None:
         """Starts it (if it does not run) and returns when it answers and is provisioned."""
         self._background.run(self._part.start())
@@ -153,6 +158,11 @@ class ValkeyServer(Server):
     def cdc_url(self) -> str:
         """kernel_cdc, which tells when tables were last synced."""
         return self._part.url(valkey_part.CDC)
+
+    @property
+    def data_url(self) -> str:
+        """kernel_data, which reads it."""
+        return self._part.url(valkey_part.DATA)
 
 
 class ClickHouseServer(Server):
@@ -262,6 +272,16 @@ class PlatformServers:
     @property
     def envoy(self) -> EnvoyServer:
         return EnvoyServer(self._background, self._platform.parts["envoy"])
+
+    @property
+    def source(self) -> Server:
+        """Change data capture: PostgreSQL to Kafka. Started is not yet streaming: its /ready tells."""
+        return Server(self._background, self._platform.parts["cdc-source"])
+
+    @property
+    def sink(self) -> Server:
+        """Change data capture: Kafka to ClickHouse."""
+        return Server(self._background, self._platform.parts["cdc-sink"])
 
     def beside(self, part: Part) -> Server:
         """A part that is none of the platform's, such as a module's service; the caller ends it."""

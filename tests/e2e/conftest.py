@@ -8,6 +8,7 @@ a part and bring it back.
 import asyncio
 import json
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -23,12 +24,18 @@ from e2e_cluster import Cluster
 from e2e_sample import LocalSample, Sample, database_url
 
 from kernel_common.analytics import tenant_password, tenant_user
+from kernel_local.parts.cdc_sink import CdcSink
 from kernel_local.parts.sample import SampleService
 from kernel_local.testing import PlatformServers
 from kernel_local.toolchain import kube
 
 PROVIDER = os.environ.get("PLATFORM_PROVIDER", "embedded")
 HOUR = 3_600_000
+
+
+class SecondSink(CdcSink):
+    name = "cdc-sink-2"
+    port_names = ("cdc-sink-2",)
 
 
 class Embedded:
@@ -51,6 +58,8 @@ class Embedded:
             "kubernetes": platform.kubernetes,
             "gateway": platform.gateway,
             "envoy": platform.envoy,
+            "source": platform.source,
+            "sink": platform.sink,
         }
         self.gateway_url = platform.envoy.url
         self.gateway_authority = platform.envoy.authority
@@ -62,6 +71,45 @@ class Embedded:
     async def start(self, part: str) -> None:
         """Start again and return when it answers."""
         await asyncio.to_thread(self._parts[part].start)
+
+    async def cdc_ready(self, part: str, seconds: float = 30) -> None:
+        """Return when the ``source`` streams, or the ``sink`` writes. AssertionError with its reason."""
+        url = f"http://127.0.0.1:{self._parts[part].port}/ready"
+        said, deadline = "", time.monotonic() + seconds
+        async with aiohttp.ClientSession() as session:
+            while time.monotonic() < deadline:
+                try:
+                    async with session.get(url) as answer:
+                        if answer.status == 200:
+                            return
+                        said = await answer.text()
+                except aiohttp.ClientError as error:
+                    said = str(error)
+                await asyncio.sleep(0.05)
+        raise AssertionError(f"the {part} is not ready after {seconds} s: {said}")
+
+    async def cdc_metric(self, part: str, name: str) -> float:
+        """The sum over its labels; 0 when there is none."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{self._parts[part].port}/metrics") as answer,
+        ):
+            lines = (line.split() for line in (await answer.text()).splitlines())
+        return sum(float(words[-1]) for words in lines if words and words[0].partition("{")[0] == name)
+
+    async def memory(self, part: str) -> int:
+        """Bytes that it holds."""
+        return await asyncio.to_thread(self._parts[part].memory)
+
+    @asynccontextmanager
+    async def another_sink(self) -> AsyncIterator[None]:
+        """A second member of the sink's group. It is killed when the context ends."""
+        server = self._platform.beside(SecondSink(self._platform.site))
+        await asyncio.to_thread(server.start)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(server.kill)
 
     @asynccontextmanager
     async def sample(self, cluster: Cluster, place: str) -> AsyncIterator[Sample]:

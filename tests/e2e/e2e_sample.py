@@ -26,7 +26,12 @@ def sample_module(place: str, tenants: list[str]) -> dict[str, Any]:
 
 def database_url(cluster: Cluster, place: str) -> str:
     """What the service finds in its Secret."""
-    secret = cluster.get("secret", "crm-database", "-n", place)
+    return secret_url(cluster, "crm-database", place)
+
+
+def secret_url(cluster: Cluster, name: str, place: str) -> str:
+    """The module's login from its Secret."""
+    secret = cluster.get("secret", name, "-n", place)
     return base64.b64decode(secret["data"]["DATABASE_URL"]).decode()
 
 

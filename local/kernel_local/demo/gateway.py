@@ -80,7 +80,7 @@ class Visitor:
 async def visits(door: Door, kubectl: Callable[..., str], service: Service) -> list[Proof]:
     """Everything that a person would try first, against the sample service, which is running."""
     async with Visitor(door) as visitor:
-        tokens = {name: await visitor.token(*_owner(kubectl, name)) for name in ("acme", "globex")}
+        tokens = {name: await visitor.token(*owner(kubectl, name)) for name in ("acme", "globex")}
         contact: dict[str, Any] = {}
 
         async def create() -> str:
@@ -108,7 +108,7 @@ async def _in(question: str, ask: Callable[[], Awaitable[object]], expected: str
     return await prove("Gateway", question, ask, expected)
 
 
-def _owner(kubectl: Callable[..., str], tenant: str) -> tuple[str, str]:
+def owner(kubectl: Callable[..., str], tenant: str) -> tuple[str, str]:
     secret = json.loads(kubectl("get", "secret", f"tenant-{tenant}-owner", "-n", "platform-kernel", "-o", "json"))
     email, password = (base64.b64decode(secret["data"][name]).decode() for name in ("email", "password"))
     return email, password

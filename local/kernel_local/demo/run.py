@@ -79,7 +79,6 @@ def _access(site: Site, connections: Connections) -> Access:
         database_url=admin["DATABASE_URL"],
         kafka=kafka,
         clickhouse_url=admin["CLICKHOUSE_URL"],
-        clickhouse_writer_url=connections.writer(),
         clickhouse_database=admin["CLICKHOUSE_DATABASE"],
         valkey_url=admin["VALKEY_URL"],
         master_key=site.master_key(),

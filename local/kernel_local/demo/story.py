@@ -13,6 +13,7 @@ from kernel_local.demo import systems
 from kernel_local.demo.gateway import Door, Service, visits
 from kernel_local.demo.proof import Proof
 from kernel_local.demo.repair import repairs
+from kernel_local.demo.stream import streams
 
 Kubectl = Callable[..., str]
 """Runs kubectl with these arguments and returns what it prints; raises PlatformError when it fails."""
@@ -20,12 +21,11 @@ Kubectl = Callable[..., str]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The administrator's way to each system; ``writer_url`` is ClickHouse as the user that change data capture has."""
+    """The administrator's way to each system."""
 
     database_url: str
     kafka: Mapping[str, systems.KafkaOption]
     clickhouse_url: str
-    clickhouse_writer_url: str
     clickhouse_database: str
     valkey_url: str
     master_key: str
@@ -58,6 +58,10 @@ async def tell(console: Console, kubectl: Kubectl, access: Access, examples: Pat
     visited = await visits(access.door, kubectl, service)
     console.print(_table("What they meet", visited))
     proofs += visited
+    console.print("\n[bold]A change goes its way ...[/bold]")
+    streamed = await streams(access.door, kubectl, access.kafka)
+    console.print(_table("What follows it", streamed))
+    proofs += streamed
     console.print("\n[bold]Somebody drops a policy and a topic behind the operator's back ...[/bold]")
     repaired = await repairs(access.database_url, access.kafka)
     console.print(_table("What became of it", repaired))
@@ -74,9 +78,7 @@ async def _ask(database_url: str, access: Access) -> list[Proof]:
     return [
         *await systems.postgres(database_url),
         *await systems.kafka(access.kafka),
-        *await systems.clickhouse(
-            access.clickhouse_url, access.clickhouse_writer_url, access.clickhouse_database, access.master_key
-        ),
+        *await systems.clickhouse(access.clickhouse_url, access.clickhouse_database, access.master_key),
         *await systems.valkey(access.valkey_url),
     ]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from kernel_local import paths, probe
 from kernel_local.connections import Connections
 from kernel_local.part import Command, Part, minimal_environment
-from kernel_local.parts import envoy
+from kernel_local.parts import envoy, kafka
 from kernel_local.service_account import address, write_token
 
 TUNABLE = (
@@ -38,14 +38,15 @@ DEVELOPMENT = {"CB_OPEN_SEC": "10", "GATEWAY_REGISTRATION_PARENT": "platform"}
 """Who tries out the breaker should not wait a minute; new tenants go below the root of examples/tenants.yaml."""
 SAMPLE = "crm"
 """The module whose service ``kernel demo`` runs."""
+GRPC_PORT = "gateway_grpc"
 _ACCOUNT = "kernel-gateway"
 _SOURCES = (paths.REPOSITORY / "workloads/gateway/kernel_gateway", paths.REPOSITORY / "workloads/common/kernel_common")
 
 
 class Gateway(Part):
     name = "gateway"
-    needs = ("postgres", "valkey", "operator", "kube-apiserver")
-    port_names = (envoy.API_PORT, envoy.DECISION_PORT)
+    needs = ("postgres", "valkey", "operator", "kube-apiserver", "data")
+    port_names = (envoy.API_PORT, envoy.DECISION_PORT, GRPC_PORT)
     grace = 35.0
 
     @property
@@ -87,9 +88,12 @@ class Gateway(Part):
     def _environment(self) -> dict[str, str]:
         tuned = DEVELOPMENT | {name: value for name in TUNABLE if (value := os.environ.get(name))}
         upstreams = {SAMPLE: f"127.0.0.1:{self.site.port(f'service-{SAMPLE}')}"}
+        if port := self.site.port("data"):
+            upstreams["data"] = f"127.0.0.1:{port}"
         upstreams |= json.loads(os.environ.get("GATEWAY_UPSTREAM_OVERRIDES") or "{}")
         return (
             Connections(self.site).gateway()
+            | self._kafka()
             | tuned
             | {
                 "KERNEL_MASTER_KEY": self.site.master_key(),
@@ -99,6 +103,7 @@ class Gateway(Part):
                 "GATEWAY_HOST": "127.0.0.1",
                 "GATEWAY_PORT": str(self.site.port(envoy.API_PORT)),
                 "GATEWAY_DECISION_PORT": str(self.site.port(envoy.DECISION_PORT)),
+                "GATEWAY_GRPC_PORT": str(self.site.port(GRPC_PORT)),
                 "GATEWAY_KEYS_DIRECTORY": str(self.keys),
                 "GATEWAY_ENVOY_ADMIN_PORT": str(self.site.port(envoy.ADMIN_PORT)),
                 "GATEWAY_ENVOY_DIRECTORY": str(envoy.directory(self.site)),
@@ -110,8 +115,14 @@ class Gateway(Part):
             }
         )
 
+    def _kafka(self) -> dict[str, str]:
+        """As the operator reaches it, under the gateway's own login."""
+        given = {n: v for n, v in Connections(self.site).operator().items() if n.startswith("KAFKA_")}
+        password = self.site.secret(f"kafka_{kafka.GATEWAY}")
+        return given | {"KAFKA_USERNAME": kafka.GATEWAY, "KAFKA_PASSWORD": password}
+
     def _fingerprint(self) -> str:
-        ports = ("GATEWAY_PORT", "GATEWAY_DECISION_PORT")
+        ports = ("GATEWAY_PORT", "GATEWAY_DECISION_PORT", "GATEWAY_GRPC_PORT")
         values = {n: v for n, v in self._environment().items() if n not in ports}
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
         for folder in _SOURCES:

@@ -21,6 +21,7 @@ from kernel_local.part import Command, Part, minimal_environment
 from kernel_local.toolchain import jars, java
 
 ADMIN, OPERATOR, CDC, SINK = "kernel_admin", "kernel_operator", "kernel_cdc", "kernel_sink"
+GATEWAY = "kernel_gateway"
 _CLUSTER = ("BROKER", "kafka-cluster", "LITERAL")
 _TOPICS = ("TOPIC", "platform.", "PREFIXED")
 USERS: dict[str, dict[tuple[str, str, str], tuple[str, ...]]] = {
@@ -34,6 +35,12 @@ USERS: dict[str, dict[tuple[str, str, str], tuple[str, ...]]] = {
         ("TOPIC", "platform.data.events", "LITERAL"): ("READ",),
         ("TOPIC", "platform.data.events.dlq", "LITERAL"): ("WRITE",),
         ("GROUP", "kernel.cdc-sink", "LITERAL"): ("READ",),
+    },
+    GATEWAY: {
+        # It reads dead letters and sends them again. A rule can't say "all that end with .dlq".
+        _TOPICS: ("READ", "WRITE", "DESCRIBE"),
+        # It tells where groups are, and moves those of modules.
+        ("GROUP", "*", "LITERAL"): ("READ", "DESCRIBE"),
     },
 }
 """Who logs in with SCRAM, and what each may do: (kind, name, pattern) of a resource to operations."""

@@ -12,6 +12,7 @@ from kernel_local.errors import PartFailed
 from kernel_local.part import Command, Part
 
 ADMIN, OPERATOR, GATEWAY, CDC = "kernel_admin", "kernel_operator", "kernel_gateway", "kernel_cdc"
+DATA = "kernel_data"
 
 _OPERATOR_KEYS = (
     "rate_limit:config:*",
@@ -32,7 +33,15 @@ _OPERATOR_RIGHTS = (
 _GATEWAY_KEYS = (
     *(
         "%R~" + keys
-        for keys in ("rate_limit:config:*", "tenant:*", "modules:*", "routes:*", "permissions:*", "kernel:*")
+        for keys in (
+            "rate_limit:config:*",
+            "tenant:*",
+            "modules:*",
+            "routes:*",
+            "permissions:*",
+            "events:*",
+            "kernel:*",
+        )
     ),
     "~rate_limit:????????-*",  # by tenant, which is not rate_limit:config:*
     "~rate_limit:ip:*",
@@ -43,8 +52,15 @@ _GATEWAY_RIGHTS = (
     "+evalsha +script|load +time +get +mget +set +del +exists +expire +hgetall +sadd +smembers +sismember +smismember "
     "+subscribe +unsubscribe"
 )
+_CDC_KEYS = ("~cdc:lastsync:*", "~cdc:stopped:*", "~cdc:heartbeat")
 _CDC_RIGHTS = (
-    "resetchannels -@all +ping +auth +hello +select +client|setinfo +client|setname +client|id +eval +get +set"
+    "resetchannels -@all +ping +auth +hello +select +client|setinfo +client|setname +client|id +eval +get +set "
+    "+hget +hset +hdel +expire"
+)
+
+_DATA_KEYS = ("%R~cdc:lastsync:*", "%R~cdc:stopped:*", "%R~cdc:heartbeat")
+_DATA_RIGHTS = (
+    "resetchannels -@all +ping +auth +hello +select +client|setinfo +client|setname +client|id +get +exists +hgetall"
 )
 
 
@@ -106,10 +122,15 @@ def gateway_rules(password: str) -> list[str]:
 
 def cdc_rules(password: str) -> list[str]:
     """The user of change data capture, in the same form."""
-    return ["on", f"#{_digest(password)}", "resetkeys", "~cdc:lastsync:*", *_CDC_RIGHTS.split()]
+    return ["on", f"#{_digest(password)}", "resetkeys", *_CDC_KEYS, *_CDC_RIGHTS.split()]
 
 
-USERS = {OPERATOR: operator_rules, GATEWAY: gateway_rules, CDC: cdc_rules}
+def data_rules(password: str) -> list[str]:
+    """The user of the analytics API, which reads how fresh tables are, in the same form."""
+    return ["on", f"#{_digest(password)}", "resetkeys", *_DATA_KEYS, *_DATA_RIGHTS.split()]
+
+
+USERS = {OPERATOR: operator_rules, GATEWAY: gateway_rules, CDC: cdc_rules, DATA: data_rules}
 """Who logs in, and what gives each its rights."""
 
 
