@@ -6,6 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
 from gateway_api import SomeTenant
 
 from kernel_gateway.api.app import document
@@ -36,8 +37,12 @@ def test_every_operation_names_its_errors_and_an_id() -> None:
     assert len(set(ids)) == len(ids) > 20
 
 
+@pytest.mark.parametrize(
+    ("phases", "examples"),
+    [("examples,fuzzing", 2), pytest.param("examples,coverage,fuzzing", 20, marks=pytest.mark.soak)],
+)
 async def test_requests_made_from_it_get_what_it_says(
-    api: str, a_tenant: Callable[..., Awaitable[SomeTenant]], tmp_path: Path
+    api: str, a_tenant: Callable[..., Awaitable[SomeTenant]], tmp_path: Path, phases: str, examples: int
 ) -> None:
     owner = (await a_tenant()).owner
     described = tmp_path / "openapi.json"
@@ -50,8 +55,8 @@ async def test_requests_made_from_it_get_what_it_says(
         str(described),
         f"--url={api}",
         f"--checks={','.join(CHECKS)}",
-        "--phases=examples,coverage,fuzzing",
-        "--max-examples=5",
+        f"--phases={phases}",
+        f"--max-examples={examples}",
         "--no-shrink",
         "--warnings=off",
         "--suppress-health-check=all",
@@ -62,7 +67,7 @@ async def test_requests_made_from_it_get_what_it_says(
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
-        async with asyncio.timeout(300):
+        async with asyncio.timeout(900):
             said, _ = await process.communicate()
     finally:
         if process.returncode is None:
