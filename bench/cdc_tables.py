@@ -36,7 +36,12 @@ async def prepare(servers: PlatformServers) -> None:
         "analytics": {"enabled": True},
         "fields": [{"name": name, "type": kind} for name, kind in _FIELDS],
     }
-    spec = {"moduleName": "@test/bench", "version": "1.0.0", "tenants": {"names": [TENANT]}, "models": [model]}
+    spec = {
+        "moduleName": "@test/bench",
+        "version": "1.0.0",
+        "tenants": {"names": [TENANT]},
+        "dataApi": {"models": [model]},
+    }
     meta = {"apiVersion": "platform-kernel.io/v1alpha1", "kind": "KernelModule", "metadata": {"name": "bench"}}
     async with administrator(servers) as kube:
         await kube.call("POST", path_of(TENANTS), tenant("root", "owner", None))

@@ -229,8 +229,10 @@ def test_everything_replaced(
     try:
         command("up", "--cluster", "current")
         shown = command("status").stdout
-        assert (shown.count("external"), shown.count("running")) == (5, 3)
-        assert set(Site(kernel.data).processes.recorded()) == {"operator", "gateway", "envoy"}
+        assert (shown.count("external"), shown.count("running")) == (5, 6)
+        assert set(Site(kernel.data).processes.recorded()) == {
+            *("operator", "gateway", "envoy", "cdc-source", "cdc-sink", "data")
+        }
         assert postgres.admin_url not in shown
         assert command("kubectl", "get", "crd", "tenants.platform-kernel.io").returncode == 0
         command("down")

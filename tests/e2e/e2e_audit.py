@@ -558,14 +558,16 @@ def _module_keys(
             wanted["events"][module.slug] = rights
         if spec.get("notificationChannels"):
             wanted["notify"][module.slug] = spec["notificationChannels"]
+        analytics = {"version": spec["version"]} | ({"analytics": module.analysed} if module.analysed else {})
         if route := spec.get("route"):
-            wanted["routes"][module.slug] = {
+            wanted["routes"][module.slug] = analytics | {
                 "prefix": route["prefix"],
                 "namespace": module.body["metadata"]["namespace"],
                 "service": route["service"]["name"],
                 "port": route["service"]["port"],
-                "version": spec["version"],
             }
+        elif module.analysed:
+            wanted["routes"][module.slug] = analytics | {"prefix": None}
     for table, fields in wanted.items():
         found = {slug: json.loads(text) for slug, text in hashes[table].items() if slug not in free}
         yield from _sets(f"Valkey: {HASHES[table]}", set(fields), set(found))

@@ -69,7 +69,7 @@ async def until_done(installed: Installed) -> Outcome:
                 await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize("moment", ["before", "during"])
+@pytest.mark.parametrize("moment", [pytest.param("before", marks=pytest.mark.soak), "during"])
 async def test_killed_at_every_step(
     moment: str, postgres: PostgresServer, admin: asyncpg.Connection, install: Install
 ) -> None:
