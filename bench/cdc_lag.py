@@ -29,8 +29,8 @@ EVENT_LIMIT_MS = 100.0
 
 _EVENT = """
 INSERT INTO kernel.outbox (id, topic, key, type, tenant_id, envelope)
-SELECT $1, 'platform.module.events', 'bench', 'module.registry.updated', $2,
-  jsonb_build_object('id', $1::text, 'type', 'module.registry.updated', 'tenantId', $2::text)
+SELECT $1::uuid, 'platform.module.events', 'bench', 'module.registry.updated', $2::uuid,
+  jsonb_build_object('id', $1::uuid, 'type', 'module.registry.updated', 'tenantId', $2::uuid)
 """
 
 
