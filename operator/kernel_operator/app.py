@@ -72,6 +72,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 group.create_task(reconcile()),
                 group.create_task(_prepare(systems, cluster, queue, health, caught_up)),
                 group.create_task(systems.keep_up("Kafka", systems.kafka.ensure_kernel_topics)),
+                group.create_task(systems.keep_up("ClickHouse", systems.erase_late)),
                 group.create_task(optimize_nightly(systems.clickhouse.optimize, settings.operator_optimize_hour)),
             ]
 

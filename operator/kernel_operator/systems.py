@@ -95,6 +95,9 @@ class Database:
     async def upkeep(self) -> Outcome:
         return await self._checked().upkeep()
 
+    async def lately_deleted(self) -> list[UUID]:
+        return await self._checked().lately_deleted()
+
     async def close(self) -> None:
         await self._target.close()
 
@@ -123,6 +126,12 @@ class Systems:
             settings.clickhouse_url.get_secret_value(), settings.clickhouse_database, settings.kernel_master_key
         )
         self.valkey = ValkeyTarget(settings.valkey_url.get_secret_value())
+
+    async def erase_late(self) -> Outcome:
+        """The deletion of a tenant's rows reaches ClickHouse by the stream after the tenant was erased there, and
+        brings the rows back as they were last; so they are erased once more."""
+        gone = await self.postgres.lately_deleted()
+        return await self.clickhouse.erase_again(gone) if gone else Outcome(())
 
     async def keep_up(self, system: str, care: Callable[[], Awaitable[Outcome]]) -> None:
         """Give ``system`` the ``care`` that no resource asks for, now and then, for ever."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from kernel_common.analytics import tenant_password, tenant_user
+from kernel_common.ids import tenant_id, uuid7
 
 AUTHENTICATION_FAILED = 516
 
@@ -132,3 +133,16 @@ async def test_the_password_never_reaches_the_server(clickhouse, target, tenant)
 async def test_nothing_to_do(target):
     assert await target.apply_tenants([]) == {}
     assert await target.apply_modules([]) == {}
+
+
+async def test_what_comes_late_of_a_deleted_tenant_is_removed_again(target, module, write, admin):
+    made, gone, stays = module(), tenant_id("gone-late"), tenant_id("stays")
+    await target.apply_module(made)
+    table = f"module_{made.slug}__contacts"
+    for tenant in (gone, stays):
+        await write(table, tenant, "a@x.example", uuid7())
+    await target.remove_tenant(gone, drop_data=True)
+    await write(table, gone, "late@x.example", uuid7())
+    assert (await target.erase_again([gone, tenant_id("never-there")])).changes
+    assert await admin.values(f"SELECT DISTINCT toString(tenant_id) FROM analytics.{table}") == [str(stays)]
+    assert not (await target.erase_again([gone])).changes, "nothing is left to do"

@@ -62,6 +62,8 @@ async def test_a_deleted_tenant_leaves_no_people_and_no_others_lose_theirs(
     assert {row["last_tenant_id"] for row in accounts} == {None}
     assert await admin.fetchval("SELECT last_tenant_id FROM auth.users WHERE id = $1", others[0]) == kept
     assert (await target.delete_tenant(gone)).changes == ()
+    lately = await target.lately_deleted()
+    assert gone in lately and kept not in lately
 
 
 async def test_a_deleted_tenant_that_comes_back_works_and_is_nobodys(

@@ -9,7 +9,7 @@ from kernel_operator.desired import ModuleState, Outcome, Refusal, TenantState
 from kernel_operator.targets.clickhouse import users
 from kernel_operator.targets.clickhouse.client import ClickHouse, bounded
 from kernel_operator.targets.clickhouse.comparison import Step, compare
-from kernel_operator.targets.clickhouse.erasure import erase_tenant
+from kernel_operator.targets.clickhouse.erasure import erase_again, erase_tenant
 from kernel_operator.targets.clickhouse.observed import Observed, observed_tables
 from kernel_operator.targets.clickhouse.optimize import MayBegin, optimize
 from kernel_operator.targets.clickhouse.removal import removal_steps
@@ -91,6 +91,11 @@ class ClickHouseTarget:
             tables = [name for name, found in (await self.observe_tables()).items() if _holds_rows(found)]
             changes += await erase_tenant(self._client, self._database, tables, tenant)
         return Outcome(changes)
+
+    async def erase_again(self, tenants: Sequence[UUID]) -> Outcome:
+        """Removes rows of ``tenants``, whose data was deleted, that came late. See ``erasure.erase_again``."""
+        tables = [name for name, found in (await self.observe_tables()).items() if _holds_rows(found)]
+        return Outcome(await erase_again(self._client, self._database, tables, tenants))
 
     async def observe_tables(self, slugs: Iterable[str] | None = None) -> dict[str, Observed]:
         """Tables, views and policies of the modules ``slugs`` (None: of all), by name: three questions

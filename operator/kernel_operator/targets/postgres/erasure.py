@@ -42,6 +42,17 @@ async def delete_tenant(pool: asyncpg.Pool, tenant_id: UUID, *, batch: int = BAT
     )
 
 
+_LATELY = """
+SELECT id FROM kernel.tenants WHERE status = 'deleted' AND updated_at > clock_timestamp() - interval '8 days'
+"""
+
+
+async def lately_deleted(pool: asyncpg.Pool) -> list[UUID]:
+    """Tenants of whom Kafka may still hold changes: it keeps them for a week. Raises Unavailable."""
+    async with transaction(pool) as connection:
+        return [row["id"] for row in await connection.fetch(_LATELY)]
+
+
 async def _empty(pool: asyncpg.Pool, statement: str, tenant_id: UUID, batch: int) -> int:
     try:
         return await in_batches(pool, statement, tenant_id, batch)

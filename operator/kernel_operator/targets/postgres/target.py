@@ -91,6 +91,10 @@ class PostgresTarget:
         """See ``erasure.delete_tenant``."""
         return await erasure.delete_tenant(await self._pool(), tenant_id)
 
+    async def lately_deleted(self) -> list[UUID]:
+        """See ``erasure.lately_deleted``."""
+        return await erasure.lately_deleted(await self._pool())
+
     async def apply_module(self, module: ModuleState, password: str) -> Outcome:
         """See ``modules.apply_module``."""
         return await modules.apply_module(await self._pool(), module, password)
