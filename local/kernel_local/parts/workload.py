@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -20,7 +21,7 @@ _COMMON = paths.REPOSITORY / "workloads/common/kernel_common"
 _CODE = (".py", ".sql", ".json")
 
 
-class Workload(Part):
+class Workload(Part, ABC):
     """One process of ``python -m``. A subclass names it and gives its ``connections``."""
 
     program: ClassVar[tuple[str, ...]]
@@ -34,9 +35,9 @@ class Workload(Part):
     development: ClassVar[Mapping[str, str]] = {}
     grace = 15.0
 
+    @abstractmethod
     def connections(self) -> Mapping[str, str]:
         """The variables of the systems that it needs."""
-        raise NotImplementedError
 
     @property
     def where(self) -> str:

@@ -16,7 +16,7 @@ from kernel_operator.targets.clickhouse.optimize import AGAIN_SECONDS, NIGHT, la
 
 
 def count(counter: Counter, result: str) -> float:
-    return counter.labels(result)._value.get()  # type: ignore[no-any-return]
+    return counter.labels(result)._value.get()
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ async def test_who_only_consumes_may_remember_and_not_publish(install: Install, 
 
 async def test_who_neither_publishes_nor_consumes_reaches_no_table_of_events(install: Install, login: Login) -> None:
     installed = await install()
-    event = Envelope(type="auth.user.logged_out", source="x", tenant_id=installed.a, data=LOGGED_OUT)  # type: ignore[arg-type]
+    event = Envelope(type="auth.user.logged_out", source="x", tenant_id=installed.a, data=LOGGED_OUT)
     async with login(installed.module.schema, tenant=installed.a) as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match="schema kernel"):
             await emit(connection, event)
@@ -186,4 +186,4 @@ async def test_the_operator_tells_of_tenants_modules_and_first_owners_alone(pool
         ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
                 async with connection.transaction():
-                    await emit(connection, Envelope(type=kind, source=source, tenant_id=tenant, data=data))  # type: ignore[arg-type]
+                    await emit(connection, Envelope(type=kind, source=source, tenant_id=tenant, data=data))

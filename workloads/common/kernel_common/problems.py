@@ -13,6 +13,33 @@ MEDIA_TYPE = "application/problem+json"
 BASE = "https://platform-kernel.io/problems/"
 """What precedes the slug in ``type``: a name, no address that must answer."""
 
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "description": "RFC 9457; branch on `type`",
+    "required": ["type", "title", "status", "detail", "instance", "trace_id"],
+    "properties": {
+        "type": {"type": "string", "format": "uri", "examples": [BASE + "validation-error"]},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "instance": {"type": "string"},
+        "trace_id": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["field", "message", "code"],
+                "properties": {
+                    "field": {"type": "string"},
+                    "message": {"type": "string"},
+                    "code": {"type": "string"},
+                },
+            },
+        },
+    },
+}
+"""Of a problem document, for OpenAPI."""
+
 TITLES = {
     "query-too-large": "The question takes too much",
     "validation-error": "The request is not valid",

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
-from kernel_common.problems import BASE, MEDIA_TYPE
+from kernel_common.problems import MEDIA_TYPE, SCHEMA
 from kernel_data.question import DEFAULT_ROWS, MAX_GROUPS, MAX_ROWS, MAX_TERMS
 
 
@@ -132,28 +132,6 @@ READY: dict[str, Any] = {
     "responses": {503: {"model": Status, "description": "Not now; `reason` says why"}},
 }
 
-_PROBLEM: dict[str, Any] = {
-    "type": "object",
-    "description": "RFC 9457; branch on `type`",
-    "required": ["type", "title", "status", "detail", "instance", "trace_id"],
-    "properties": {
-        "type": {"type": "string", "format": "uri", "examples": [BASE + "validation-error"]},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "instance": {"type": "string"},
-        "trace_id": {"type": "string"},
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["field", "message", "code"],
-                "properties": {name: {"type": "string"} for name in ("field", "message", "code")},
-            },
-        },
-    },
-}
-
 
 def document(app: FastAPI) -> dict[str, Any]:
     """The document of ``app``, made once."""
@@ -163,7 +141,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         schemas = components.setdefault("schemas", {})
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
-        schemas["Problem"] = _PROBLEM
+        schemas["Problem"] = SCHEMA
         components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
         app.openapi_schema = made
     return app.openapi_schema

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.routing import compile_path
 
-from kernel_common.problems import BASE, MEDIA_TYPE
+from kernel_common.problems import MEDIA_TYPE, SCHEMA
 
 _DESCRIPTIONS = {
     400: "The request is not valid; `errors` names the fields",
@@ -20,32 +20,6 @@ _DESCRIPTIONS = {
 }
 _ALWAYS = (413, 429, 500, 503)
 """What every route under a rule may answer."""
-
-_PROBLEM: dict[str, Any] = {
-    "type": "object",
-    "description": "RFC 9457; branch on `type`",
-    "required": ["type", "title", "status", "detail", "instance", "trace_id"],
-    "properties": {
-        "type": {"type": "string", "format": "uri", "examples": [BASE + "validation-error"]},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "instance": {"type": "string"},
-        "trace_id": {"type": "string"},
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["field", "message", "code"],
-                "properties": {
-                    "field": {"type": "string"},
-                    "message": {"type": "string"},
-                    "code": {"type": "string"},
-                },
-            },
-        },
-    },
-}
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -78,6 +52,6 @@ def document(app: FastAPI) -> dict[str, Any]:
         schemas = made.setdefault("components", {}).setdefault("schemas", {})
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
-        schemas["Problem"] = _PROBLEM
+        schemas["Problem"] = SCHEMA
         app.openapi_schema = made
     return app.openapi_schema

@@ -86,7 +86,7 @@ class World:
         """Topics for modules to come: whoever reads all dead letters looks for new topics every ten seconds."""
         slugs = [_new_slug() for _ in range(6)]
         wanted = [
-            kafka_admin.NewTopic(f"platform.{slug}.events{suffix}", partitions, 1)  # type: ignore[attr-defined]
+            kafka_admin.NewTopic(f"platform.{slug}.events{suffix}", partitions, 1)
             for slug in slugs
             for suffix, partitions in (("", 3), (".dlq", 1))
         ]
